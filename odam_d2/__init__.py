@@ -1,0 +1,1 @@
+"""ODAM for Detectron2: one heat map per decision of an object detector, for every detection."""
