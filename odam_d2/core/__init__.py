@@ -1,0 +1,1 @@
+"""Pure tensor mathematics of the explanations. Imports torch and nothing else."""

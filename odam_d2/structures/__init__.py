@@ -1,0 +1,3 @@
+from .odam_maps import OdamMaps
+
+__all__ = ["OdamMaps"]

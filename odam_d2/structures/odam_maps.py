@@ -1,0 +1,224 @@
+"""The structure that carries heat maps through Detectron2's ``Instances``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from odam_d2.core.heatmap import normalize
+from odam_d2.core.resample import axis_weights, place_windows
+
+__all__ = ["OdamMaps"]
+
+_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels")
+
+
+class OdamMaps:
+    """
+    Heat maps of N instances and T targets, kept as windows of feature cells.
+
+    A detection sees a small part of the feature map, so a map is zero outside a window. Like
+    Detectron2's ``ROIMasks`` beside its ``BitMasks``, this keeps the windows only; :meth:`dense`
+    renders them over an image of any size. As a field of ``Instances`` it follows indexing, ``cat``
+    and ``to``, and it needs no rescaling when the boxes are rescaled.
+
+    Attributes:
+        targets (tuple[str]): names of the T targets, such as ``("class", "left")``.
+        values (Tensor): (N, T, h, w), raw maps, not negative. h and w are the largest window's;
+            a smaller one is padded with zeros.
+        origins (Tensor): (N, 2) integers, (row, column) of the window's first cell on the feature
+            map. It may be negative, or the window may stick out: such cells are zero.
+        strides (Tensor): (N,) floats, network-input pixels per cell.
+        grid_sizes (Tensor): (N, 2) integers, (rows, columns) of the whole feature map.
+        image_sizes (Tensor): (N, 2) integers, (height, width) of the network's input image without
+            its padding: the part of the feature map that shows the image.
+        levels (Tensor): (N,) integers, index of the feature map among those that the head reads.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        values: Tensor,
+        *,
+        origins: Tensor,
+        strides: Tensor,
+        grid_sizes: Tensor,
+        image_sizes: Tensor,
+        levels: Tensor,
+    ):
+        self.targets = tuple(targets)
+        self.values = values
+        self.origins = origins
+        self.strides = strides
+        self.grid_sizes = grid_sizes
+        self.image_sizes = image_sizes
+        self.levels = levels
+        count = len(values)
+        if values.dim() != 4 or values.shape[1] != len(self.targets):
+            raise ValueError(
+                f"values must have the shape (N, {len(self.targets)}, h, w) for the targets "
+                f"{self.targets}, not {tuple(values.shape)}"
+            )
+        for name, shape in (("origins", (2,)), ("grid_sizes", (2,)), ("image_sizes", (2,)),
+                            ("strides", ()), ("levels", ())):  # fmt: skip
+            found = tuple(getattr(self, name).shape)
+            if found != (count, *shape):
+                raise ValueError(f"{name} must have the shape {(count, *shape)}, not {found}")
+
+    @classmethod
+    def empty(cls, targets: Sequence[str], like: Tensor) -> OdamMaps:
+        """Maps of no instance, with the dtype and device of ``like``."""
+        pair = torch.zeros((0, 2), dtype=torch.long, device=like.device)
+        return cls(
+            targets,
+            like.new_zeros((0, len(targets), 0, 0)),
+            origins=pair,
+            strides=like.new_zeros((0,)),
+            grid_sizes=pair,
+            image_sizes=pair,
+            levels=pair[:, 0],
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        h, w = self.values.shape[-2:]
+        return f"OdamMaps(num_instances={len(self)}, targets={self.targets}, window={h}x{w})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def _replace(self, targets: Sequence[str] | None = None, **tensors: Tensor) -> OdamMaps:
+        fields = {name: getattr(self, name) for name in _TENSORS} | tensors
+        return OdamMaps(self.targets if targets is None else targets, **fields)
+
+    def to(self, *args, **kwargs) -> OdamMaps:
+        """
+        Like ``Tensor.to``. A dtype changes the values only; origins and sizes stay integers.
+        """
+        moved = {name: getattr(self, name).to(self.values.to(*args, **kwargs).device)
+                 for name in _TENSORS}  # fmt: skip
+        return self._replace(**moved | {"values": self.values.to(*args, **kwargs)})
+
+    def detach(self) -> OdamMaps:
+        """The same maps outside the autograd graph."""
+        return self._replace(values=self.values.detach())
+
+    def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> OdamMaps:
+        """
+        Select instances: an int (keeping the axis, like ``Boxes``), a slice, a list of ints, or a
+        boolean or integer tensor.
+        """
+        if isinstance(item, int):
+            if not -len(self) <= item < len(self):
+                raise IndexError(f"instance {item} asked of {len(self)}")
+            item = [item]
+        return self._replace(**{name: getattr(self, name)[item] for name in _TENSORS})
+
+    @staticmethod
+    def cat(maps_list: Sequence[OdamMaps]) -> OdamMaps:
+        """
+        Join the instances of several ``OdamMaps`` with the same targets; windows are padded with
+        zeros to the largest.
+        """
+        if not maps_list:
+            raise ValueError("cat needs at least one OdamMaps")
+        targets = maps_list[0].targets
+        if any(maps.targets != targets for maps in maps_list):
+            raise ValueError(f"targets differ: {sorted({maps.targets for maps in maps_list})}")
+        height = max(maps.values.shape[-2] for maps in maps_list)
+        width = max(maps.values.shape[-1] for maps in maps_list)
+        fields = {n: torch.cat([getattr(m, n) for m in maps_list]) for n in _TENSORS[1:]}
+        values = [
+            F.pad(m.values, (0, width - m.values.shape[-1], 0, height - m.values.shape[-2]))
+            for m in maps_list
+        ]
+        return OdamMaps(targets, torch.cat(values), **fields)
+
+    def target_index(self, target: str) -> int:
+        """Position of ``target`` on the T axis."""
+        if target not in self.targets:
+            raise KeyError(f"target {target!r} was not explained; there are {list(self.targets)}")
+        return self.targets.index(target)
+
+    def select(self, targets: str | Sequence[str]) -> OdamMaps:
+        """The maps of some of the targets, in the order given."""
+        targets = [targets] if isinstance(targets, str) else list(targets)
+        index = [self.target_index(target) for target in targets]
+        return self._replace(targets, values=self.values[:, index])
+
+    def normalized(self) -> OdamMaps:
+        """Each map scaled to a maximum of one: for looking, not for comparing instances."""
+        return self._replace(values=normalize(self.values))
+
+    def dense(self, height: int, width: int) -> Tensor:
+        """
+        Render the maps over the image, resized to any size.
+
+        Args:
+            height, width: pixels of the result, which shows the whole image: the original one, the
+                network's input, or a thumbnail.
+
+        Returns:
+            (N, T, height, width). 100 instances x 5 targets at 800 x 1216 are 1.9 GB in float32:
+            index the maps first where that is too much.
+        """
+
+        def axes(image_size: Sequence[int]) -> list[tuple[int, float]]:
+            return [(height, image_size[0] / height), (width, image_size[1] / width)]
+
+        return self._render(axes, (height, width))
+
+    def on_grid(self, stride: float) -> Tensor:
+        """
+        Resample to one grid of ``stride`` network-input pixels, so that maps of different levels
+        can be compared cell by cell. All instances must be of one image.
+
+        Returns:
+            (N, T, ceil(image height / stride), ceil(image width / stride)).
+        """
+        sizes = self.image_sizes.unique(dim=0)
+        if len(sizes) > 1:
+            raise ValueError(f"maps of images of different sizes share no grid: {sizes.tolist()}")
+        size = sizes[0].tolist() if len(sizes) else [0, 0]
+        shape = [int(-(-side // stride)) for side in size]
+        return self._render(lambda _: [(shape[0], stride), (shape[1], stride)], shape)
+
+    def similarity(self, target: str = "class", stride: float = 16.0) -> Tensor:
+        """
+        Correlation of every pair of instances' maps of one target: the cosine of the maps on one
+        common grid (ODAM, section 3.3). All instances must be of one image.
+
+        Args:
+            target: one of :attr:`targets`.
+            stride: network-input pixels per cell of the common grid.
+
+        Returns:
+            (N, N) in [0, 1]; zero for a map that is zero everywhere.
+        """
+        flat = F.normalize(self.select(target).on_grid(stride).flatten(1), dim=1)
+        return (flat @ flat.t()).clamp(max=1)
+
+    def _render(self, axes, shape: Sequence[int]) -> Tensor:
+        """Resample, one group of equal geometry (a level of an image) after the other."""
+        out = self.values.new_zeros((len(self), len(self.targets), *shape))
+        if not len(self):
+            return out
+        geometry = torch.cat(
+            [self.strides[:, None].double(), self.grid_sizes.double(), self.image_sizes.double()], 1
+        )
+        groups, member = geometry.unique(dim=0, return_inverse=True)
+        for number, (stride, *sizes) in enumerate(groups.tolist()):
+            index = (member == number).nonzero().squeeze(1)
+            weights = [
+                axis_weights(int(cells), stride, count, step, self.values)
+                for cells, (count, step) in zip(sizes[:2], axes(sizes[2:]), strict=True)
+            ]
+            part = place_windows(self.values[index], self.origins[index], *weights)
+            out = out.index_copy(0, index, part)
+        return out
