@@ -1,0 +1,308 @@
+"""The one body that all classes share, and the badge that tells them apart.
+
+A character is a small robot: torso, head, jointed arms and legs. Its class is the glyph on the
+badge of its torso, and nothing else: pose, proportions, colours, head and badge plate are drawn
+from the same distribution for every class. Lengths below are multiples of `Character.unit`, the
+badge's radius in pixels; angles are integer degrees.
+"""
+
+import colorsys
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from .drawing import Canvas, Colour, Style, paint
+from .shapes import (
+    Box,
+    Capsule,
+    Disc,
+    Point,
+    Polygon,
+    Shape,
+    Union,
+    cosine,
+    polar,
+    regular_polygon,
+    sine,
+)
+
+CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
+"""Names of the classes, in the order of their contiguous ids."""
+
+PARTS = (
+    "torso", "head", "antenna", "badge",
+    "left_upper_arm", "left_forearm", "left_hand",
+    "right_upper_arm", "right_forearm", "right_hand",
+    "left_thigh", "left_shin", "left_foot",
+    "right_thigh", "right_shin", "right_foot",
+)  # fmt: skip
+"""Names of the parts; a part's label in a sprite is its place here plus one. "left" is the side
+of the character that is on the left of an upright picture of it."""
+
+PART_LABEL = {name: k + 1 for k, name in enumerate(PARTS)}
+
+HEADS = ("round", "box", "hexagon", "wide")
+PLATES = ("round", "box", "hexagon")
+
+
+@dataclass(frozen=True)
+class Limb:
+    """Angles of one arm or leg: at the torso and at the middle joint.
+
+    Attributes:
+        swing: of the first segment, 0 down the body, 90 straight outwards, 180 up.
+        bend: of the second segment relative to the first, positive outwards.
+    """
+
+    swing: int
+    bend: int
+
+
+@dataclass(frozen=True)
+class Character:
+    """Everything that decides how one object looks, before it is placed.
+
+    Attributes:
+        category: index into :data:`CLASSES`; only the glyph depends on it.
+        unit: radius of the badge in pixels.
+        tilt: turn of the whole body in degrees, clockwise.
+        glyph_turn: further turn of the glyph on the badge in degrees.
+        arms, legs: left and right :class:`Limb`.
+        girth: width of the torso relative to the default.
+        head, plate: names in :data:`HEADS` and :data:`PLATES`.
+        antennas: how many, 0 to 2.
+        body, limbs, trim, badge, glyph: colours (red, green, blue) in [0, 255].
+    """
+
+    category: int
+    unit: float
+    tilt: int
+    glyph_turn: int
+    arms: tuple[Limb, Limb]
+    legs: tuple[Limb, Limb]
+    girth: float
+    head: str
+    plate: str
+    antennas: int
+    body: Colour
+    limbs: Colour
+    trim: Colour
+    badge: Colour
+    glyph: Colour
+
+
+@dataclass(frozen=True, eq=False)
+class Sprite:
+    """A drawn character.
+
+    Attributes:
+        rgb: (H, W, 3) uint8, colours multiplied by alpha.
+        alpha: (H, W) uint8.
+        label: (H, W) uint8, 0 or 1 + index into :data:`PARTS`; non-zero is the object's mask.
+        origin: (x, y) of the upper left corner relative to the middle of the torso, pixels.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+    label: np.ndarray
+    origin: tuple[int, int]
+
+
+def random_colour(rng: np.random.RandomState, value: tuple[int, int]) -> Colour:
+    """A colour of any hue, moderate to strong saturation, `value` percent bright (from, to)."""
+    hue, saturation = rng.randint(360), rng.randint(15, 85)
+    return tuple(
+        float(round(255 * c))
+        for c in colorsys.hsv_to_rgb(hue / 360, saturation / 100, rng.randint(*value) / 100)
+    )
+
+
+def luma(colour: Colour) -> float:
+    """Perceived brightness in [0, 255]."""
+    return (299 * colour[0] + 587 * colour[1] + 114 * colour[2]) / 1000
+
+
+def contrasting_colours(rng: np.random.RandomState) -> tuple[Colour, Colour]:
+    """Two colours at least 75 apart in brightness: plate and glyph, either one the lighter."""
+    light, dark = random_colour(rng, (80, 101)), random_colour(rng, (12, 60))
+    while luma(light) - luma(dark) < 75:
+        light, dark = random_colour(rng, (85, 101)), random_colour(rng, (12, 55))
+    return (light, dark) if rng.randint(2) else (dark, light)
+
+
+def sample_character(
+    rng: np.random.RandomState, category: int, unit: float, max_tilt: int = 22
+) -> Character:
+    """Draw everything but the class and the size at random.
+
+    Args:
+        rng: advanced by a number of draws that does not depend on `category`.
+        category: index into :data:`CLASSES`.
+        unit: badge radius, pixels.
+        max_tilt: largest turn of the body either way, degrees.
+    """
+
+    def limb(swing: tuple[int, int], bend: tuple[int, int]) -> Limb:
+        return Limb(int(rng.randint(*swing)), int(rng.randint(*bend)))
+
+    badge, glyph = contrasting_colours(rng)
+    return Character(
+        category=category,
+        unit=unit,
+        tilt=int(rng.randint(-max_tilt, max_tilt + 1)),
+        glyph_turn=int(rng.randint(-12, 13)),
+        arms=(limb((25, 150), (-50, 75)), limb((25, 150), (-50, 75))),
+        legs=(limb((-5, 50), (-45, 20)), limb((-5, 50), (-45, 20))),
+        girth=int(rng.randint(94, 112)) / 100,
+        head=HEADS[rng.randint(len(HEADS))],
+        plate=PLATES[rng.randint(len(PLATES))],
+        antennas=int(rng.randint(3)),
+        body=random_colour(rng, (40, 101)),
+        limbs=random_colour(rng, (35, 96)),
+        trim=random_colour(rng, (45, 101)),
+        badge=badge,
+        glyph=glyph,
+    )
+
+
+def glyph_shape(category: int, centre: Point, size: float, turn: int) -> Shape:
+    """The sign of a class; `size` is about half its width in pixels."""
+    name = CLASSES[category]
+    if name == "disc":
+        return Disc(centre, 0.92 * size)
+    if name == "square":
+        return Box(centre, (0.82 * size, 0.82 * size), 0.08 * size, turn)
+    if name == "triangle":
+        return Polygon(
+            regular_polygon(polar(centre, turn + 90, 0.2 * size), [1.1 * size] * 3, turn)
+        )
+    if name == "star":
+        return Polygon(regular_polygon(centre, [1.12 * size, 0.47 * size] * 5, turn))
+    if name == "cross":
+        bars = ((0.98 * size, 0.33 * size), (0.33 * size, 0.98 * size))
+        return Union(tuple(Box(centre, bar, 0.05 * size, turn) for bar in bars))
+    return Disc(centre, 0.98 * size, 0.44 * size)
+
+
+def plate_shape(plate: str, centre: Point, size: float, turn: int) -> Shape:
+    """The badge that carries the glyph; `size` is its radius in pixels."""
+    if plate == "round":
+        return Disc(centre, size)
+    if plate == "box":
+        return Box(centre, (0.93 * size, 0.93 * size), 0.3 * size, turn)
+    return Polygon(regular_polygon(centre, [0.98 * size] * 6, turn), 0.06 * size)
+
+
+def paint_badge(
+    canvas: Canvas, centre: Point, size: float, turn: int, glyph_turn: int, plate: str,
+    category: int, colours: tuple[Colour, Colour], label: int = 0,
+) -> None:  # fmt: skip
+    """Draw a plate and its glyph, which never leaves the plate.
+
+    Args:
+        canvas: drawn on in place.
+        centre: pixels.
+        size: the plate's radius in pixels.
+        turn, glyph_turn: of the plate, and of the glyph on it, degrees.
+        plate: a name in :data:`PLATES`.
+        category: index into :data:`CLASSES`.
+        colours: of plate and glyph.
+        label: written over the plate.
+    """
+    shape = plate_shape(plate, centre, size, turn)
+    paint(canvas, shape, Style(colours[0], 1.0, 0.25 * size, 0.2), label)
+    glyph = glyph_shape(category, centre, 0.75 * size, turn + glyph_turn)
+    core = plate_shape(plate, centre, size - 1.2, turn)
+    paint(canvas, glyph, Style(colours[1], 0.0, 2.0, 0.12), inside=core)
+
+
+class _Builder:
+    """Collects a character's shapes, back to front, in pixels about the middle of the torso."""
+
+    def __init__(self, character: Character):
+        self.c = character
+        self.items: list[tuple[Shape, Style, int]] = []
+
+    def place(self, x: float, y: float) -> Point:
+        """A point of the upright body, in units, to pixels of the tilted one."""
+        c, s, u = cosine(self.c.tilt), sine(self.c.tilt), self.c.unit
+        return (c * x - s * y) * u, (s * x + c * y) * u
+
+    def add(self, part: str, shape: Shape, colour: Colour, depth: float, relief: float = 0.4):
+        label = PART_LABEL[part] if part else 0
+        style = Style(colour, 1.1 if part else 0.0, depth * self.c.unit, relief)
+        self.items.append((shape, style, label))
+
+    def segment(self, part: str, start: Point, angle: int, length: float, radius: float) -> Point:
+        """A limb's segment along `angle` (of the upright body); returns its end, pixels."""
+        u = self.c.unit
+        end = polar(start, angle + self.c.tilt, length * u)
+        shape = Capsule(start, end, radius * u, 0.86 * radius * u)
+        self.add(part, shape, self.c.limbs, radius)
+        return end
+
+    def limb(self, side: int, leg: bool) -> None:
+        """An arm or a leg; `side` is 0 for left, 1 for right."""
+        c, u = self.c, self.c.unit
+        name, sign = ("left", "right")[side], (-1, 1)[side]
+        pose = (c.legs if leg else c.arms)[side]
+        first, second, tip = ("thigh", "shin", "foot") if leg else ("upper_arm", "forearm", "hand")
+        root = self.place(sign * 0.62, 1.2) if leg else self.place(sign * 1.08 * c.girth, -1.0)
+        angle = 90 - sign * pose.swing  # 90 is down; less is towards the right
+        length, radius = (0.95, 0.36) if leg else (1.2, 0.3)
+        joint = self.segment(f"{name}_{first}", root, angle, length, radius)
+        angle -= sign * pose.bend
+        end = self.segment(f"{name}_{second}", joint, angle, 0.92 * length, radius)
+        if leg:
+            toe = polar(end, angle - sign * 75, 0.42 * u)
+            self.add(f"{name}_{tip}", Capsule(end, toe, 0.34 * u, 0.28 * u), c.trim, 0.34)
+        else:
+            self.add(f"{name}_{tip}", Disc(polar(end, angle, 0.12 * u), 0.42 * u), c.trim, 0.4)
+
+    def head(self) -> None:
+        """Neck, antennas, head and a face that looks the same for every class."""
+        c, u = self.c, self.c.unit
+        centre = self.place(0, -2.4)
+        for k in range(c.antennas):
+            lean = 0.0 if c.antennas == 1 else 0.5 * (2 * k - 1)
+            base, tip = self.place(lean, -2.9), self.place(1.7 * lean, -3.75)
+            self.add("antenna", Capsule(base, tip, 0.11 * u, 0.1 * u), c.limbs, 0.1)
+            self.add("antenna", Disc(tip, 0.24 * u), c.trim, 0.2)
+        self.add("head", Capsule(self.place(0, -1.3), centre, 0.32 * u, 0.32 * u), c.limbs, 0.3)
+        if c.head == "round":
+            shape = Disc(centre, 0.84 * u)
+        elif c.head == "box":
+            shape = Box(centre, (0.78 * u, 0.7 * u), 0.2 * u, c.tilt)
+        elif c.head == "hexagon":
+            shape = Polygon(regular_polygon(centre, [0.78 * u] * 6, c.tilt), 0.12 * u)
+        else:
+            shape = Box(centre, (1.0 * u, 0.62 * u), 0.5 * u, c.tilt)
+        self.add("head", shape, c.trim, 0.6)
+        for x in (-0.33, 0.33):
+            eye = self.place(x, -2.48)
+            self.add("", Disc(eye, 0.21 * u), (244.0, 244.0, 238.0), 0.2, 0.1)
+            self.add("", Disc(eye, 0.11 * u), (25.0, 25.0, 32.0), 0.1, 0.0)
+
+
+@functools.lru_cache(maxsize=64)
+def draw_character(character: Character) -> Sprite:
+    """Draw a character; its arms and legs go behind its torso, so the badge is never covered."""
+    builder, c, u = _Builder(character), character, character.unit
+    for side in (0, 1):
+        builder.limb(side, leg=True)
+    for side in (0, 1):
+        builder.limb(side, leg=False)
+    builder.head()
+    torso = Box((0.0, 0.0), (1.26 * c.girth * u, 1.5 * u), 0.5 * u, c.tilt)
+    builder.add("torso", torso, c.body, 0.7)
+
+    boxes = np.array([shape.bounds() for shape, _, _ in builder.items])
+    canvas = Canvas((*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()))
+    for shape, style, label in builder.items:
+        paint(canvas, shape, style, label)
+    centre, colours = builder.place(0, -0.12), (c.badge, c.glyph)
+    label = PART_LABEL["badge"]
+    paint_badge(canvas, centre, u, c.tilt, c.glyph_turn, c.plate, c.category, colours, label)
+    rgb, alpha = (np.floor(v + 0.5).astype(np.uint8) for v in (canvas.rgb, 255.0 * canvas.alpha))
+    return Sprite(rgb, alpha, canvas.label, canvas.origin)
