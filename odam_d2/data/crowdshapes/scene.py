@@ -52,7 +52,7 @@ PRESETS = {
         width=576,
         height=448,
         num_objects=(18, 24),
-        num_pairs=(2, 4),
+        num_pairs=(1, 4),
         unit=(11.0, 18.0),
         clutter=(12, 24),
     ),
