@@ -1,0 +1,7 @@
+"""What the command line tools share: configs, weights, training."""
+
+from .setup import setup_cfg
+from .trainer import Trainer
+from .weights import load_weights
+
+__all__ = ["Trainer", "load_weights", "setup_cfg"]

@@ -1,0 +1,109 @@
+"""From a config file and command line overrides to a checked config."""
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
+
+from odam_d2.config import add_odam_config
+from odam_d2.errors import UserError
+
+__all__ = ["setup_cfg"]
+
+logger = logging.getLogger(__name__)
+
+
+def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """
+    Detectron2's default config with ``MODEL.ODAM``, a file and overrides merged, and a device that
+    this machine has: where CUDA is missing and neither the file nor the overrides name
+    ``MODEL.DEVICE``, it becomes "cpu".
+
+    Args:
+        config_file: path of a YAML file; empty for the defaults.
+        opts: ``KEY VALUE KEY VALUE ...`` as on the command line.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        UserError: the file or a key does not exist, a value has the wrong type, or CUDA is asked
+            for and missing.
+    """
+    cfg = get_cfg()
+    add_odam_config(cfg)
+    in_file = _merge_file(cfg, config_file) if config_file else {}
+    _merge_opts(cfg, list(opts))
+    explicit = "DEVICE" in in_file.get("MODEL", {}) or "MODEL.DEVICE" in opts[0::2]
+    _settle_device(cfg, explicit)
+    return cfg
+
+
+def _merge_file(cfg: CfgNode, config_file: str) -> dict:
+    """Merge a file and return its content, bases included."""
+    if not PathManager.isfile(config_file):
+        raise UserError(f"config file {config_file!r} does not exist")
+    try:
+        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+        cfg.merge_from_file(config_file)
+    except FileNotFoundError as error:
+        raise UserError(f"{config_file}: its _BASE_ {error.filename!r} does not exist") from error
+    except KeyError as error:
+        raise UserError(f"{config_file}: {_unknown_key(cfg, error)}") from error
+    except (ValueError, AssertionError, TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{config_file} is not a usable config: {_one_line(error)}") from error
+    return content
+
+
+def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+    if len(opts) % 2:
+        raise UserError(f"overrides come as KEY VALUE pairs, and {opts[-1]!r} has no value")
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, AssertionError) as error:
+            raise UserError(_unknown_key(cfg, error, key)) from error
+        except ValueError as error:
+            raise UserError(f"{key} cannot be {value!r}: {_one_line(error)}") from error
+
+
+def _unknown_key(cfg: CfgNode, error: Exception, key: str = "") -> str:
+    """Say that a config key does not exist, and which one was perhaps meant."""
+    key = key or str(error.args[0]).removeprefix("Non-existent config key: ")
+    if " " in key:  # a renamed or deprecated key: yacs explains it itself
+        return key
+    close = difflib.get_close_matches(key, list(_leaf_keys(cfg)), n=1, cutoff=0.75)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"config key {key} does not exist{hint}"
+
+
+def _leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from _leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _settle_device(cfg: CfgNode, explicit: bool) -> None:
+    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
+        return
+    if explicit:
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, and PyTorch finds no CUDA device on this "
+            "machine; use MODEL.DEVICE cpu"
+        )
+    cfg.MODEL.DEVICE = "cpu"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        logger.info("CUDA_VISIBLE_DEVICES hides every CUDA device: MODEL.DEVICE is cpu")
+    else:
+        logger.info("No CUDA device found: MODEL.DEVICE is cpu")

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""
+Train or evaluate a detector by a config file, with Detectron2's own arguments.
+
+    tools/train_net.py --config-file configs/BCCD/faster_rcnn_R_18_FPN.yaml
+    tools/train_net.py --config-file FILE --eval-only MODEL.WEIGHTS CHECKPOINT
+"""
+
+import argparse
+import sys
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import odam_d2.data  # noqa: F401 (registers the data sets)
+from odam_d2.engine import Trainer, load_weights, setup_cfg
+from odam_d2.engine.checks import check_run
+from odam_d2.errors import run_tool
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Make the config of a run and set up logging to its ``OUTPUT_DIR``."""
+    setup_logger(distributed_rank=comm.get_rank(), name="odam_d2")
+    cfg = setup_cfg(args.config_file, args.opts)
+    cfg.freeze()
+    check_run(cfg, args)
+    default_setup(cfg, args)
+    return cfg
+
+
+def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
+    """``MODEL.WEIGHTS``, or with ``--resume`` the last checkpoint in ``OUTPUT_DIR`` if any."""
+    last = DetectionCheckpointer(None, cfg.OUTPUT_DIR)
+    return last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
+
+
+def main(args: argparse.Namespace) -> dict:
+    """Train or evaluate; runs once in each process."""
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    load_weights(model, weights_to_evaluate(cfg, args.resume))
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Parse the arguments and launch a process for each GPU, or a single one."""
+    args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(run))
