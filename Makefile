@@ -1,0 +1,60 @@
+# odam_d2: `make demo` and `make test` on a fresh clone. `make help` lists all targets.
+#
+# PYTHON    the Python to start from. If it has torch and detectron2, it is used as it is, and
+#           only what is missing is added; otherwise .venv is made, with pinned versions.
+# USE_ENV   1: use the environment of PYTHON, or fail; 0: use .venv even if PYTHON has Detectron2.
+
+PYTHON ?= python3
+export USE_ENV
+export ODAM_DATASETS ?= $(CURDIR)/output/datasets
+
+INSTALL = $(PYTHON) tools/install
+# The Python of the environment. Only asked for in recipes, when the environment exists.
+RUN = "$$($(INSTALL) --print-python)"
+# A Python that was asked for by name is taken at its word: .venv is made again with it.
+EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
+# In an environment that is not ours, tests and linter are installed only for who wants them.
+DEV = $(if $(filter test lint,$(MAKECMDGOALS)),--dev)
+
+SOURCES = odam_d2 tools tests setup.py
+
+DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
+DEMO_SPLIT = crowdshapes_val
+DEMO_IMAGES = 6
+DEMO_PAGE = output/demo/index.html
+DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \
+	-not -path '*/__pycache__/*' -not -path 'tools/install/*' 2>/dev/null)
+
+.DELETE_ON_ERROR:
+.PHONY: help env demo test lint clean python
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1: /p' Makefile
+
+python:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	echo "error: there is no command $(PYTHON): install Python 3.10 to 3.13, or name it with PYTHON=" >&2; \
+	exit 1; }
+
+env: python  ## make or find the environment: Detectron2, and odam_d2 installed from here
+	@$(INSTALL) $(EXACT) $(DEV)
+
+demo: $(DEMO_PAGE)  ## explain detections on a few pictures of the embedded data set
+	@echo "heat maps are ready: open $(DEMO_PAGE) in a browser"
+
+$(DEMO_PAGE): $(DEMO_MADE_FROM) | env
+	@folder=$$($(RUN) -m odam_d2.data.crowdshapes --split $(DEMO_SPLIT)) && \
+	ls -d "$$folder"/* | head -n $(DEMO_IMAGES) | tr '\n' '\0' | xargs -0 \
+	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --output $(@D) \
+	--confidence-threshold 0.5 --input
+
+test: env  ## run the tests; PYTEST_ARGS are handed on
+	$(RUN) -m pytest --durations=15 $(PYTEST_ARGS)
+
+lint: env  ## check style and formatting
+	$(RUN) -m ruff check $(SOURCES)
+	$(RUN) -m ruff format --check $(SOURCES)
+
+clean:  ## remove caches, build products and the demo; training output and .venv stay
+	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .hypothesis
+	find odam_d2 tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
