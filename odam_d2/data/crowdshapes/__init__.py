@@ -5,7 +5,8 @@ box and mask, the mask of that badge and of the part that ends each side of its 
 """
 
 from .annotations import SIDES, annotate
-from .character import CLASSES, PARTS, Character, draw_character, sample_character
+from .badge import CLASSES
+from .character import PARTS, Character, draw_character, sample_character
 from .dataset import (
     GENERATOR_VERSION,
     SPLITS,

@@ -6,7 +6,7 @@ without a body, so that neither a sign alone nor a limb alone is an object.
 
 import numpy as np
 
-from .character import CLASSES, PLATES, contrasting_colours, paint_badge, random_colour
+from .badge import CLASSES, PLATES, contrasting_colours, paint_badge, random_colour
 from .drawing import Canvas, Style, paint
 from .shapes import Box, Capsule, Disc, cosine, polar, sine
 
@@ -28,11 +28,13 @@ def value_noise(rng: np.random.RandomState, height: int, width: int, cell: int) 
 
 
 def _gradient(rng: np.random.RandomState, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) int32: four corner colours, interpolated."""
+    """(3, height, width) int32: four corner colours, interpolated."""
     base = np.array(random_colour(rng, (35, 90)), np.int32)
-    corners = np.clip(base + rng.randint(-60, 61, (2, 2, 3)), 0, 255).astype(np.int32)
-    y = np.arange(height, dtype=np.int32)[:, None, None]
-    x = np.arange(width, dtype=np.int32)[None, :, None]
+    corners = np.clip(base + rng.randint(-60, 61, (2, 2, 3)), 0, 255).astype(np.int32)[
+        ..., None, None
+    ]
+    y = np.arange(height, dtype=np.int32)[:, None]
+    x = np.arange(width, dtype=np.int32)[None, :]
     top = corners[0, 0] * (width - x) + corners[0, 1] * x
     bottom = corners[1, 0] * (width - x) + corners[1, 1] * x
     return (top * (height - y) + bottom * y) // (height * width)
@@ -41,15 +43,15 @@ def _gradient(rng: np.random.RandomState, height: int, width: int) -> np.ndarray
 def _texture(rng: np.random.RandomState, height: int, width: int) -> np.ndarray:
     """(height, width) int32 in about [-100, 100], to be scaled and added."""
     name = TEXTURES[rng.randint(len(TEXTURES))]
-    period, angle, cell = rng.randint(10, 44), int(rng.randint(180)), int(rng.randint(8, 34))
+    period, angle, cell = int(rng.randint(10, 44)), int(rng.randint(180)), int(rng.randint(8, 34))
     c, s = int(1024 * cosine(angle)), int(1024 * sine(angle))
     y = np.arange(height, dtype=np.int32)[:, None]
     x = np.arange(width, dtype=np.int32)[None, :]
     along, across = (c * x + s * y) >> 10, (c * y - s * x) >> 10
     if name == "stripes":
-        return np.where(along % (2 * period) < period, 100, -100)
+        return 200 * (along % (2 * period) < period).astype(np.int32) - 100
     if name == "checks":
-        return np.where((along // period + across // period) % 2 == 0, 100, -100)
+        return 100 - 200 * ((along // period + across // period) & 1)
     if name == "blobs":
         return np.clip((value_noise(rng, height, width, cell) - 128) * 6, -100, 100)
     if name == "noise":
@@ -101,12 +103,13 @@ def draw_background(
         unit: their size, as a badge radius in pixels.
 
     Returns:
-        (height, width, 3) uint8, red green blue.
+        (3, height, width) uint8, red green blue.
     """
     base = _gradient(rng, height, width)
-    strength = np.array([rng.randint(6, 34) for _ in range(3)], np.int32) * (2 * rng.randint(2) - 1)
-    base = base + _texture(rng, height, width)[..., None] * strength // 100
-    base = base + (value_noise(rng, height, width, 48)[..., None] - 128) * rng.randint(5, 26) // 128
+    strength = np.array([rng.randint(6, 34) for _ in range(3)], np.int32)
+    strength = strength * (2 * int(rng.randint(2)) - 1)
+    base = base + _texture(rng, height, width) * strength[:, None, None] // 100
+    base = base + (value_noise(rng, height, width, 48) - 128) * int(rng.randint(5, 26)) // 128
     canvas = Canvas((0, 0, width, height), margin=0)
     canvas.rgb[:] = np.clip(base, 8, 247)
     canvas.alpha[:] = 1.0

@@ -6,12 +6,12 @@ from the same distribution for every class. Lengths below are multiples of `Char
 badge's radius in pixels; angles are integer degrees.
 """
 
-import colorsys
 import functools
 from dataclasses import dataclass
 
 import numpy as np
 
+from .badge import PLATES, contrasting_colours, paint_badge, random_colour
 from .drawing import Canvas, Colour, Style, paint
 from .shapes import (
     Box,
@@ -20,15 +20,11 @@ from .shapes import (
     Point,
     Polygon,
     Shape,
-    Union,
     cosine,
     polar,
     regular_polygon,
     sine,
 )
-
-CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
-"""Names of the classes, in the order of their contiguous ids."""
 
 PARTS = (
     "torso", "head", "antenna", "badge",
@@ -43,7 +39,6 @@ of the character that is on the left of an upright picture of it."""
 PART_LABEL = {name: k + 1 for k, name in enumerate(PARTS)}
 
 HEADS = ("round", "box", "hexagon", "wide")
-PLATES = ("round", "box", "hexagon")
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Character:
     """Everything that decides how one object looks, before it is placed.
 
     Attributes:
-        category: index into :data:`CLASSES`; only the glyph depends on it.
+        category: index into :data:`.badge.CLASSES`; only the glyph depends on it.
         unit: radius of the badge in pixels.
         tilt: turn of the whole body in degrees, clockwise.
         glyph_turn: further turn of the glyph on the badge in degrees.
@@ -97,7 +92,7 @@ class Sprite:
     """A drawn character.
 
     Attributes:
-        rgb: (H, W, 3) uint8, colours multiplied by alpha.
+        rgb: (3, H, W) uint8, colours multiplied by alpha.
         alpha: (H, W) uint8.
         label: (H, W) uint8, 0 or 1 + index into :data:`PARTS`; non-zero is the object's mask.
         origin: (x, y) of the upper left corner relative to the middle of the torso, pixels.
@@ -109,28 +104,6 @@ class Sprite:
     origin: tuple[int, int]
 
 
-def random_colour(rng: np.random.RandomState, value: tuple[int, int]) -> Colour:
-    """A colour of any hue, moderate to strong saturation, `value` percent bright (from, to)."""
-    hue, saturation = rng.randint(360), rng.randint(15, 85)
-    return tuple(
-        float(round(255 * c))
-        for c in colorsys.hsv_to_rgb(hue / 360, saturation / 100, rng.randint(*value) / 100)
-    )
-
-
-def luma(colour: Colour) -> float:
-    """Perceived brightness in [0, 255]."""
-    return (299 * colour[0] + 587 * colour[1] + 114 * colour[2]) / 1000
-
-
-def contrasting_colours(rng: np.random.RandomState) -> tuple[Colour, Colour]:
-    """Two colours at least 75 apart in brightness: plate and glyph, either one the lighter."""
-    light, dark = random_colour(rng, (80, 101)), random_colour(rng, (12, 60))
-    while luma(light) - luma(dark) < 75:
-        light, dark = random_colour(rng, (85, 101)), random_colour(rng, (12, 55))
-    return (light, dark) if rng.randint(2) else (dark, light)
-
-
 def sample_character(
     rng: np.random.RandomState, category: int, unit: float, max_tilt: int = 22
 ) -> Character:
@@ -138,7 +111,7 @@ def sample_character(
 
     Args:
         rng: advanced by a number of draws that does not depend on `category`.
-        category: index into :data:`CLASSES`.
+        category: index into :data:`.badge.CLASSES`.
         unit: badge radius, pixels.
         max_tilt: largest turn of the body either way, degrees.
     """
@@ -164,57 +137,6 @@ def sample_character(
         badge=badge,
         glyph=glyph,
     )
-
-
-def glyph_shape(category: int, centre: Point, size: float, turn: int) -> Shape:
-    """The sign of a class; `size` is about half its width in pixels."""
-    name = CLASSES[category]
-    if name == "disc":
-        return Disc(centre, 0.92 * size)
-    if name == "square":
-        return Box(centre, (0.82 * size, 0.82 * size), 0.08 * size, turn)
-    if name == "triangle":
-        return Polygon(
-            regular_polygon(polar(centre, turn + 90, 0.2 * size), [1.1 * size] * 3, turn)
-        )
-    if name == "star":
-        return Polygon(regular_polygon(centre, [1.12 * size, 0.47 * size] * 5, turn))
-    if name == "cross":
-        bars = ((0.98 * size, 0.33 * size), (0.33 * size, 0.98 * size))
-        return Union(tuple(Box(centre, bar, 0.05 * size, turn) for bar in bars))
-    return Disc(centre, 0.98 * size, 0.44 * size)
-
-
-def plate_shape(plate: str, centre: Point, size: float, turn: int) -> Shape:
-    """The badge that carries the glyph; `size` is its radius in pixels."""
-    if plate == "round":
-        return Disc(centre, size)
-    if plate == "box":
-        return Box(centre, (0.93 * size, 0.93 * size), 0.3 * size, turn)
-    return Polygon(regular_polygon(centre, [0.98 * size] * 6, turn), 0.06 * size)
-
-
-def paint_badge(
-    canvas: Canvas, centre: Point, size: float, turn: int, glyph_turn: int, plate: str,
-    category: int, colours: tuple[Colour, Colour], label: int = 0,
-) -> None:  # fmt: skip
-    """Draw a plate and its glyph, which never leaves the plate.
-
-    Args:
-        canvas: drawn on in place.
-        centre: pixels.
-        size: the plate's radius in pixels.
-        turn, glyph_turn: of the plate, and of the glyph on it, degrees.
-        plate: a name in :data:`PLATES`.
-        category: index into :data:`CLASSES`.
-        colours: of plate and glyph.
-        label: written over the plate.
-    """
-    shape = plate_shape(plate, centre, size, turn)
-    paint(canvas, shape, Style(colours[0], 1.0, 0.25 * size, 0.2), label)
-    glyph = glyph_shape(category, centre, 0.75 * size, turn + glyph_turn)
-    core = plate_shape(plate, centre, size - 1.2, turn)
-    paint(canvas, glyph, Style(colours[1], 0.0, 2.0, 0.12), inside=core)
 
 
 class _Builder:

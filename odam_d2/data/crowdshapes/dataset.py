@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..paths import datasets_root, require_writable
 from .annotations import annotate
-from .character import CLASSES
+from .badge import CLASSES
 from .scene import PRESETS, SceneConfig, layout_of, render_scene, sample_scene
 
 GENERATOR_VERSION = 1
@@ -125,6 +125,8 @@ def build_split(name: str, root: Path | str | None = None, split: Split | None =
     with file_lock(str(folder)):
         if is_built(split, folder):  # by the process that held the lock
             return folder
+        for leftover in parent.glob(f".{name}.*.tmp"):  # of a build that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=parent))
         try:
             new = temporary / "new"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .background import draw_background
-from .character import CLASSES, PART_LABEL, Character, Sprite, draw_character, sample_character
+from .badge import CLASSES
+from .character import PART_LABEL, Character, Sprite, draw_character, sample_character
 from .drawing import box_blur
 
 _BADGE = PART_LABEL["badge"]
@@ -240,17 +241,17 @@ def _shadow(character: Character) -> np.ndarray:
 
 
 def _draw(image: np.ndarray, placement: Placement) -> None:
-    """Blend a character's shadow and then the character over `image` (H, W, 3) uint8."""
+    """Blend a character's shadow and then the character over `image` (3, H, W) uint8."""
     sprite: Sprite = draw_character(placement.character)
     shadow, (rows, columns) = _shadow(placement.character), placement.window()
     y = rows.start + _SHADOW_SHIFT[1] - 2 * _SHADOW_RADIUS
     x = columns.start + _SHADOW_SHIFT[0] - 2 * _SHADOW_RADIUS
     top, left = max(-y, 0), max(-x, 0)
-    target = image[y + top : y + shadow.shape[0], x + left : x + shadow.shape[1]]
-    shadow = shadow[top : top + target.shape[0], left : left + target.shape[1], None]
+    target = image[:, y + top : y + shadow.shape[0], x + left : x + shadow.shape[1]]
+    shadow = shadow[top : top + target.shape[1], left : left + target.shape[2]]
     target[:] = (target * (255 * 255 - 100 * shadow) + 32512) // (255 * 255)
-    target = image[rows, columns]
-    keep = 255 - sprite.alpha.astype(np.int32)[..., None]
+    target = image[:, rows, columns]
+    keep = 255 - sprite.alpha.astype(np.int32)
     target[:] = np.minimum((target * keep + 127) // 255 + sprite.rgb, 255)
 
 
@@ -268,6 +269,7 @@ def render_scene(scene: Scene) -> np.ndarray:
         _draw(image, placement)
     gain, offset = int(rng.randint(176, 257)), int(rng.randint(-12, 40))
     amplitude = int(rng.randint(1, 5))
-    grain = rng.randint(-amplitude, amplitude + 1, (config.height, config.width, 1))
-    exposed = image.astype(np.int32) * gain // 256 + offset + grain
-    return np.clip(exposed, 0, 255).astype(np.uint8)
+    grain = rng.randint(-amplitude, amplitude + 1, (config.height, config.width)).astype(np.int16)
+    exposure = (np.arange(256) * gain // 256 + offset).astype(np.int16)
+    exposed = np.clip(exposure[image] + grain, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(exposed.transpose(1, 2, 0))
