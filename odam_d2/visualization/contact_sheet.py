@@ -7,9 +7,11 @@ import numpy as np
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
+from odam_d2.core.targets import SIDES
+
 from .canvas import fit_canvas, resize
 from .crops import draw_crops
-from .overlay import ACCENT, SIDES, blend_heat, explained_side
+from .overlay import ACCENT, blend_heat, explained_side
 from .overview import detection_color, draw_detections
 from .text import Color, fit_text, font
 
@@ -65,6 +67,7 @@ def contact_sheet(
     title: str = "",
     max_rows: int = 20,
     cell: int = 208,
+    found: int | None = None,
 ) -> np.ndarray:
     """
     Draw an overview with numbered boxes and, for every detection, a row of crops: the picture
@@ -79,6 +82,7 @@ def contact_sheet(
         title: such as the file's name.
         max_rows: detections beyond that many are in the overview only.
         cell: longest side of a crop in pixels.
+        found: how many detections there were, where ``instances`` are the best of more.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -90,7 +94,8 @@ def contact_sheet(
     layout = _Layout(cell, targets, min(len(instances), max_rows), overview.shape[:2])
     paper = Image.new("RGB", (layout.width, layout.height), _PAPER)
     paper.paste(Image.fromarray(overview), (_MARGIN, _MARGIN))
-    _write_legend(paper, layout, title, image.shape[:2], len(instances))
+    found = len(instances) if found is None else found
+    _write_legend(paper, layout, title, image.shape[:2], found)
     if layout.rows:
         _write_column_labels(paper, layout)
     picture, scaled = fit_canvas(image, instances)
@@ -128,10 +133,12 @@ def _write_legend(
     x, y = 2 * _MARGIN + layout.overview[1], _MARGIN
     width = layout.width - _MARGIN - x
     draw.text((x, y), fit_text(title, font(22, True), width), _INK, font(22, True))
-    shown = f"{count} detection{'' if count == 1 else 's'}"
+    shown = f"{count or 'no'} detection{'' if count == 1 else 's'}"
     if layout.rows < count:
         shown = f"the best {layout.rows} of {shown}"
     draw.text((x, y + 36), f"{size[1]} × {size[0]} pixels · {shown}", _FAINT, font(14))
+    if not layout.rows:
+        return
     y += 84
     draw.text((x, y), "Evidence for the score, or for the side of the box", _INK, font(14))
     bar = min(width, 320)

@@ -14,11 +14,12 @@ import matplotlib
 import numpy as np
 from torch import Tensor
 
+from odam_d2.core.targets import SIDES
+
 from .text import Color, draw_label
 
 __all__ = [
     "ACCENT",
-    "SIDES",
     "blend_heat",
     "colorize",
     "describe_target",
@@ -26,8 +27,6 @@ __all__ = [
     "draw_explanation",
     "explained_side",
 ]
-
-SIDES = ("left", "top", "right", "bottom")
 
 # The explained side: a colour that the colour map does not have.
 ACCENT: Color = (0, 229, 255)

@@ -1,0 +1,155 @@
+"""All files of one image: overlays, contact sheet, raw maps and their listing."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from detectron2.structures import Instances
+
+from odam_d2.visualization.canvas import fit_canvas
+from odam_d2.visualization.contact_sheet import contact_sheet
+from odam_d2.visualization.maps_file import save_maps
+from odam_d2.visualization.overlay import describe_target, draw_explanation
+from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry, printable
+
+from .names import slug, unique_names
+
+__all__ = ["LISTING", "write_image"]
+
+LISTING = "maps.json"
+"""The file that tells a folder of ours from others."""
+
+
+def write_image(
+    output: str,
+    folder: str,
+    source: str,
+    image: np.ndarray,
+    instances: Instances,
+    class_names: Sequence[str],
+    found: int,
+) -> ImageEntry:
+    """
+    Write the folder of one image. It appears complete or not at all, and replaces that of an
+    earlier run.
+
+    Args:
+        output: folder of all results; it exists.
+        folder: name of the image's own folder.
+        source: path of the image as the user gave it.
+        image: (H, W, 3) uint8 RGB. It is not changed.
+        instances: N explained detections in pixels of ``image``.
+        class_names: by class id.
+        found: how many detections there were, of which ``instances`` are the best.
+
+    Returns:
+        What was written, for the report.
+    """
+    partial = os.path.join(output, f".partial-{uuid.uuid4().hex}")
+    final = os.path.join(output, folder)
+    try:
+        os.mkdir(partial)
+        entry = _write_files(partial, folder, source, image, instances, class_names, found)
+        if os.path.isdir(final):
+            shutil.rmtree(final)
+        os.rename(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return entry
+
+
+def _write_files(
+    path: str,
+    folder: str,
+    source: str,
+    image: np.ndarray,
+    instances: Instances,
+    class_names: Sequence[str],
+    found: int,
+) -> ImageEntry:
+    picture, scaled = fit_canvas(image, instances)
+    boxes = instances.pred_boxes.tensor.tolist()
+    suffixes = unique_names([slug(target) for target in instances.odam_maps.targets])
+    detections = []
+    for number, box in enumerate(boxes):
+        name = class_names[int(instances.pred_classes[number])]
+        prefix = f"{number:02d}_{slug(name)}"
+        files = [f"{prefix}_{suffix}.png" for suffix in suffixes]
+        overlays = _write_overlays(path, picture, scaled[number], name, files)
+        score = float(instances.scores[number])
+        detections.append(DetectionEntry(name, score, tuple(box), overlays))
+    entry = ImageEntry(source, folder, image.shape[:2], picture.shape[:2], found, detections)
+    sheet = contact_sheet(
+        image, instances, class_names, title=printable(os.path.basename(source)),
+        max_rows=len(instances), found=found,
+    )  # fmt: skip
+    _write_png(os.path.join(path, entry.contact_sheet), sheet)
+    save_maps(os.path.join(path, entry.maps), instances)
+    with open(os.path.join(path, LISTING), "w", encoding="utf-8") as file:
+        json.dump(_listing(entry, instances), file, indent=1)
+    return entry
+
+
+def _write_overlays(
+    path: str, picture: np.ndarray, instance: Instances, class_name: str, files: Sequence[str]
+) -> list[OverlayEntry]:
+    """Draw all targets of one detection, which is in pixels of ``picture``."""
+    targets = instance.odam_maps.targets
+    heats = instance.odam_maps.dense(*picture.shape[:2])[0]
+    box, score = instance.pred_boxes.tensor[0].tolist(), float(instance.scores[0])
+    for target, heat, file in zip(targets, heats, files, strict=True):
+        overlay = draw_explanation(picture, heat, box, target, class_name, score)
+        _write_png(os.path.join(path, file), overlay)
+    return [
+        OverlayEntry(target, describe_target(target, class_name, score), file)
+        for target, file in zip(targets, files, strict=True)
+    ]
+
+
+def _listing(entry: ImageEntry, instances: Instances) -> dict:
+    """What ``maps.json`` says: one item for each map."""
+    maps = instances.odam_maps
+    items = []
+    for number, detection in enumerate(entry.detections):
+        class_id = int(instances.pred_classes[number])
+        for index, overlay in enumerate(detection.overlays):
+            items.append(
+                {
+                    "image": entry.source,
+                    "detection": number,
+                    "box": list(detection.box),
+                    "class": {"id": class_id, "name": detection.class_name},
+                    "score": detection.score,
+                    "target": overlay.target,
+                    "stride": float(maps.strides[number]),
+                    "level": int(maps.levels[number]),
+                    "window": {
+                        "origin": maps.origins[number].tolist(),
+                        "size": list(maps.values.shape[-2:]),
+                    },
+                    "grid_size": maps.grid_sizes[number].tolist(),
+                    "file": entry.maps,
+                    "index": [number, index],
+                    "overlay": overlay.file,
+                }
+            )
+    return {
+        "image": entry.source,
+        "height": entry.size[0],
+        "width": entry.size[1],
+        "detections": entry.found,
+        "explained": len(entry.detections),
+        "contact_sheet": entry.contact_sheet,
+        "maps": items,
+    }
+
+
+def _write_png(path: str, image: np.ndarray) -> None:
+    """Write an RGB image; raises OSError where it cannot, unlike ``cv2.imwrite``."""
+    data = cv2.imencode(".png", image[:, :, ::-1])[1]
+    with open(path, "wb") as file:
+        file.write(data.tobytes())

@@ -1,0 +1,75 @@
+"""From what the user names on the command line to pictures."""
+
+import glob
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from PIL import Image, ImageOps
+
+from odam_d2.errors import UserError
+
+__all__ = ["IMAGE_SUFFIXES", "expand_inputs", "read_picture"]
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What counts as an image in a folder. A file that is named by itself may be called anything."""
+
+
+def expand_inputs(names: Iterable[str]) -> list[str]:
+    """
+    List the image files that files, folders (not their subfolders) and patterns such as
+    ``"street/*.jpg"`` stand for, in the order given, each file once.
+
+    Raises:
+        UserError: something does not exist, holds no image, or matches nothing.
+    """
+    paths: dict[str, str] = {}
+    for name in names:
+        for path in _expand(name):
+            paths.setdefault(os.path.realpath(path), path)
+    return list(paths.values())
+
+
+def _expand(name: str) -> list[str]:
+    if os.path.isdir(name):
+        entries = sorted(os.listdir(name))
+        images = [
+            os.path.join(name, entry)
+            for entry in entries
+            if entry.lower().endswith(IMAGE_SUFFIXES) and not entry.startswith(".")
+        ]
+        if not images:
+            raise UserError(f"folder {name!r} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        return images
+    if os.path.exists(name):  # also when its name looks like a pattern
+        return [name]
+    if glob.has_magic(name):
+        matches = [path for path in sorted(glob.glob(name, recursive=True)) if os.path.isfile(path)]
+        if not matches:
+            raise UserError(f"no file matches {name!r}")
+        return matches
+    raise UserError(f"input {name!r} does not exist")
+
+
+def read_picture(path: str) -> np.ndarray:
+    """
+    Read an image as Detectron2 does, EXIF rotation applied; unlike there, 16-bit greyscale is
+    scaled to 8 bits, not cut off at 255.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith("I"):
+                grey = np.asarray(ImageOps.exif_transpose(picture), dtype=np.float64)
+                grey = np.rint(grey / 257).clip(0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+        return np.ascontiguousarray(read_image(path, format="RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).replace(repr(path), "the file").split())
+        raise UserError(f"{path!r} cannot be read as an image: {reason}") from error

@@ -1,0 +1,151 @@
+"""The demo's main job: explain a list of images and make a folder to browse."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from detectron2.structures import Instances
+from tqdm import tqdm
+
+from odam_d2.errors import UserError
+from odam_d2.visualization.report import GENERATOR, ImageEntry, printable, write_report
+
+from .image_writer import LISTING, write_image
+from .inputs import read_picture
+from .names import unique_names
+
+__all__ = ["Demo", "plan_folders"]
+
+logger = logging.getLogger(__name__)
+
+_PAGE = "index.html"
+
+
+def plan_folders(paths: Sequence[str], output: str) -> list[str]:
+    """
+    Name a folder in ``output`` for each image: its stem, made unique. Nothing is written.
+
+    Raises:
+        UserError: ``output`` is a file or cannot be written to, or holds something of that name
+            that this tool did not make.
+    """
+    _check_writable(output)
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    folders = unique_names(stems, reserved=[_PAGE])
+    for folder in folders:
+        place = os.path.join(output, folder)
+        if os.path.lexists(place) and not os.path.isfile(os.path.join(place, LISTING)):
+            raise UserError(
+                f"{place!r} exists and is not a result of this tool; choose another output"
+            )
+    page = os.path.join(output, _PAGE)
+    if os.path.lexists(page) and not _is_ours(page):
+        raise UserError(f"{page!r} exists and is not a page of this tool; choose another output")
+    return folders
+
+
+def _check_writable(output: str) -> None:
+    place = os.path.abspath(output)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f"output {output!r} cannot be a folder: {place!r} is not one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"output {output!r} cannot be written to: no permission in {place!r}")
+
+
+def _is_ours(page: str) -> bool:
+    try:
+        with open(page, encoding="utf-8", errors="replace") as file:
+            return GENERATOR in file.read(4096)
+    except OSError:
+        return False
+
+
+@dataclass
+class Demo:
+    """
+    Explains images one by one into a folder with a page to browse them.
+
+    Attributes:
+        predict: from an (H, W, 3) uint8 RGB image to its explained detections, in its pixels.
+        class_names: by class id.
+        output: folder of the results; it is made when the first image is done.
+        max_detections: how many detections of an image are drawn, the best first.
+        subtitle: a line for the page, such as the model's name.
+        done: the images that were finished.
+        unreadable: sentences about the images that could not be read.
+    """
+
+    predict: Callable[[np.ndarray], Instances]
+    class_names: Sequence[str]
+    output: str
+    max_detections: int = 20
+    subtitle: str = ""
+    done: list[ImageEntry] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def run(self, paths: Sequence[str]) -> str:
+        """
+        Explain the images. Those that cannot be read are left out and reported at the end; the
+        others, and what was finished before Ctrl-C or a failure, are kept and on the page.
+
+        Args:
+            paths: of image files.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            UserError: the output cannot be written to, or images could not be read.
+            KeyboardInterrupt: with a message that says how far it came.
+        """
+        folders = plan_folders(paths, self.output)
+        page = os.path.join(self.output, _PAGE)
+        try:
+            for path, folder in tqdm(list(zip(paths, folders, strict=True)), unit="image"):
+                self._explain(path, folder)
+        except KeyboardInterrupt:
+            where = f"; they are in {page}" if self.done else ""
+            raise KeyboardInterrupt(
+                f"after {len(self.done)} of {len(paths)} images{where}"
+            ) from None
+        except OSError as error:
+            raise UserError(f"output {self.output!r} cannot be written to: {error}") from error
+        finally:
+            if self.done:
+                self._write_page(page)
+        if self.unreadable:
+            raise UserError(self._complaint(page))
+        return page
+
+    def _explain(self, path: str, folder: str) -> None:
+        try:
+            image = read_picture(path)
+        except UserError as error:
+            self.unreadable.append(str(error))
+            return
+        instances = self.predict(image)
+        found, best = len(instances), instances[: self.max_detections]
+        if len(best) < found:
+            logger.warning(
+                "%s: the best %d of %d detections are drawn (--max-detections)",
+                printable(path), len(best), found,
+            )  # fmt: skip
+        os.makedirs(self.output, exist_ok=True)
+        self.done.append(
+            write_image(self.output, folder, path, image, best, self.class_names, found)
+        )
+
+    def _write_page(self, page: str) -> None:
+        write_report(page, self.done, subtitle=self.subtitle, notes=self.unreadable)
+
+    def _complaint(self, page: str) -> str:
+        count = len(self.unreadable)
+        if count == 1:
+            text = self.unreadable[0]
+        else:
+            text = f"{count} images were left out: {'; '.join(self.unreadable)}"
+        return f"{text} (the other {len(self.done)} are in {page!r})" if self.done else text

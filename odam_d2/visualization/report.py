@@ -1,0 +1,103 @@
+"""A plain web page to browse explanations: no script, no network, relative links."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+__all__ = ["GENERATOR", "DetectionEntry", "ImageEntry", "OverlayEntry", "printable", "write_report"]
+
+GENERATOR = '<meta name="generator" content="odam_d2">'
+"""A line of every page, by which our own pages are told from others'."""
+
+
+@dataclass(frozen=True)
+class OverlayEntry:
+    """One picture: ``file`` in the folder of its image, and what it shows."""
+
+    target: str
+    caption: str
+    file: str
+
+
+@dataclass(frozen=True)
+class DetectionEntry:
+    """One detection; ``box`` is (x1, y1, x2, y2) in pixels of the original image."""
+
+    class_name: str
+    score: float
+    box: tuple[float, float, float, float]
+    overlays: Sequence[OverlayEntry]
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """
+    What was written for one image.
+
+    Attributes:
+        source: path of the image as the user gave it.
+        folder: name of its folder, beside the page; it holds all the files named here.
+        size: (height, width) of the original image in pixels.
+        overlay_size: (height, width) of the overlays in pixels.
+        found: number of detections, of which ``detections`` may be the first few.
+        contact_sheet, maps, listing: names of files.
+    """
+
+    source: str
+    folder: str
+    size: tuple[int, int]
+    overlay_size: tuple[int, int]
+    found: int
+    detections: Sequence[DetectionEntry]
+    contact_sheet: str = "contact_sheet.png"
+    maps: str = "maps.npz"
+    listing: str = "maps.json"
+
+
+def printable(text: str) -> str:
+    """``text`` with what is not Unicode (file names can be any bytes) replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def write_report(
+    path: str, images: Sequence[ImageEntry], *, subtitle: str = "", notes: Sequence[str] = ()
+) -> None:
+    """
+    Write the page. It appears at once or not at all: a page of an earlier run stays until then.
+
+    Args:
+        path: of the page, in the folder that holds the images' folders.
+        images: in the order of the page.
+        subtitle: a line under the heading, such as the model's name.
+        notes: lines for what the reader must know, such as images that could not be read.
+    """
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"url": _url, "printable": printable}
+    template = environment.get_template("index.html.j2")
+    page = template.render(
+        images=images, subtitle=subtitle, notes=notes, generator=Markup(GENERATOR)
+    )
+    partial = f"{path}.partial"
+    try:
+        with open(partial, "w", encoding="utf-8", errors="replace") as file:
+            file.write(page)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def _url(*parts: str) -> str:
+    """A relative link to a file, given the folders on the way and its name."""
+    return "/".join(quote(os.fsencode(part), safe="") for part in parts)

@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+"""
+Explain what a detector finds in your pictures: one heat map for each detection and target.
+
+    tools/demo.py --input street.jpg holiday/ 'frames/*.png' --output output/demo
+    tools/demo.py --config-file FILE --input PICTURE --targets class left --opts MODEL.WEIGHTS FILE
+
+For each image, OUTPUT gets a folder with an overlay for each map, a contact sheet, the raw maps
+(maps.npz) and what each of them is (maps.json); OUTPUT/index.html is a page to browse them all.
+An image that cannot be read is left out, named at the end, and makes the exit status 1. Ctrl-C
+keeps the images that are finished.
+"""
+
+import argparse
+import os
+import sys
+
+from detectron2.utils.logger import setup_logger
+
+from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders, set_score_threshold
+from odam_d2.engine import setup_cfg
+from odam_d2.errors import UserError, run_tool
+from odam_d2.visualization.report import printable
+
+DEFAULT_CONFIG = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    "configs", "CrowdShapes", "faster_rcnn_R_50_FPN_slim.yaml",
+)  # fmt: skip
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Detectron2's demo arguments, and which targets to explain."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file",
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="config of the detector (default: the one that ships, trained on CrowdShapes)",
+    )
+    parser.add_argument("--webcam", action="store_true", help="not available yet")
+    parser.add_argument("--video-input", metavar="FILE", help="not available yet")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="images, folders (without their subfolders) and quoted patterns",
+    )
+    parser.add_argument(
+        "--output",
+        default=os.path.join("output", "demo"),
+        metavar="FOLDER",
+        help="folder of the results; those of an earlier run for an image of the same name are "
+        "replaced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="least score of a detection, in [0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        metavar="TARGET",
+        help="what to explain of each detection: class (its score), class:NAME or class:K (the "
+        "score of another class), left, top, right, bottom (that side of the box), combined "
+        "(default: MODEL.ODAM.TARGETS of the config)",
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        default=20,
+        metavar="N",
+        help="draw only the best N detections of an image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="changes to the config, the last argument",
+    )
+    return parser
+
+
+def setup(args: argparse.Namespace) -> Demo:
+    """Check all that can be checked before anything is computed, and load the detector."""
+    setup_logger(name="odam_d2")
+    if args.max_detections < 1:
+        raise UserError(f"--max-detections must be at least 1, not {args.max_detections}")
+    cfg = setup_cfg(args.config_file, args.opts)
+    set_score_threshold(cfg, args.confidence_threshold)
+    cfg.freeze()
+    plan_folders(args.input, args.output)
+    predictor = ExplainingPredictor(cfg, args.targets)
+    subtitle = (
+        f"{os.path.basename(args.config_file)} · weights {cfg.MODEL.WEIGHTS} · "
+        f"scores of at least {args.confidence_threshold:g}"
+    )
+    return Demo(
+        predictor, predictor.class_names, args.output, args.max_detections, printable(subtitle)
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Explain the images that the arguments name."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.webcam or args.video_input is not None:
+        flag = "--webcam" if args.webcam else "--video-input"
+        parser.exit(2, f"error: {flag} is not available yet; explain single frames by --input\n")
+    if not args.input:
+        parser.exit(2, "error: name the images to explain by --input\n")
+    args.input = expand_inputs(args.input)
+    demo = setup(args)
+    page = demo.run(args.input)
+    maps = sum(len(d.overlays) for image in demo.done for d in image.detections)
+    print(f"{len(demo.done)} images, {maps} heat maps: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
