@@ -1,0 +1,336 @@
+"""Dense windows against one plain autograd call for each output."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from odam_d2.core.dense_windows import ConvLayer, DenseHead, OutputCells, gather_windows
+from odam_d2.core.heatmap import heat_map, smoothing_radius
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors: threads that wait for one another cost more than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Tower:
+    """A dense head as an nn.Sequential, its maps on some levels, and autograd as the oracle."""
+
+    def __init__(
+        self,
+        channels=(6, 5, 7),
+        kernels=(3, 3),
+        predictor_kernel=3,
+        sizes=((9, 13),),
+        images=2,
+        batch_norm=False,
+        activation=nn.ReLU,
+        dtype=torch.float64,
+        num_outputs=8,
+        seed=0,
+    ):
+        torch.manual_seed(seed)
+        self.layers, self.blocks = [], nn.ModuleList()
+        for c_in, c_out, k in zip(channels[:-1], channels[1:], kernels, strict=True):
+            conv = nn.Conv2d(c_in, c_out, k, padding=k // 2)
+            norm = nn.BatchNorm2d(c_out).eval() if batch_norm else nn.Identity()
+            scale = None
+            if batch_norm:
+                # Both signs: a scale applied twice, or its magnitude only, must not pass.
+                nn.init.uniform_(norm.weight, -2, 2)
+                nn.init.uniform_(norm.running_var, 0.3, 3)
+                nn.init.normal_(norm.running_mean, 0, 0.1)
+                norm = norm.to(dtype)
+                scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+            self.blocks.append(nn.Sequential(conv, norm, activation()).to(dtype))
+            self.layers.append(ConvLayer(conv.weight, scale))
+        self.predictor = nn.Conv2d(
+            channels[-1], num_outputs, predictor_kernel, padding=predictor_kernel // 2
+        ).to(dtype)
+        self.head = DenseHead(self.layers, self.predictor.weight)
+        self.features = [torch.randn(images, channels[0], *size, dtype=dtype) for size in sizes]
+        self.sizes, self.dtype, self.num_outputs = sizes, dtype, num_outputs
+        self.masks = self._masks(linear=activation is nn.Identity)
+
+    def _masks(self, linear):
+        if linear:
+            return [None] * len(self.blocks)
+        masks = [[] for _ in self.blocks]
+        with torch.no_grad():
+            for x in self.features:
+                for block, mask in zip(self.blocks, masks, strict=True):
+                    x = block(x)
+                    mask.append(x > 0)
+        return masks
+
+    def seeds(self, num, targets):
+        return torch.randn(num, targets, self.num_outputs, dtype=self.dtype)
+
+    def oracle(self, seeds, cells):
+        """Gradient on the whole level for each instance and target: list over N of (T, C, H, W)."""
+        result = []
+        for seed, level, image, row, column in zip(seeds, *cells, strict=True):
+            a = self.features[level].clone().requires_grad_()
+            x = a
+            for block in self.blocks:
+                x = block(x)
+            out = self.predictor(x)[image, :, row, column]
+            grads = [torch.autograd.grad(out @ s, a, retain_graph=True)[0] for s in seed]
+            for grad in grads:
+                other = [i for i in range(len(a)) if i != image]
+                assert not grad[other].any()
+            result.append(torch.stack([g[image] for g in grads]))
+        return result
+
+
+def cells_of(*positions):
+    """OutputCells from (level, image, row, column) tuples."""
+    return OutputCells(*torch.tensor(positions, dtype=torch.int64).reshape(-1, 4).unbind(1))
+
+
+def all_cells(sizes, images):
+    return cells_of(
+        *(
+            (level, image, row, column)
+            for level, (height, width) in enumerate(sizes)
+            for image in range(images)
+            for row in range(height)
+            for column in range(width)
+        )
+    )
+
+
+def paste(values, row, column, size):
+    """Put a window (..., h, h) on a level of ``size``; what sticks out must be exactly zero."""
+    height, width = size
+    side = values.shape[-1]
+    canvas = values.new_zeros(*values.shape[:-2], height + 2 * side, width + 2 * side)
+    top, left = int(row) + side, int(column) + side
+    canvas[..., top : top + side, left : left + side] = values
+    inside = canvas[..., side : side + height, side : side + width].clone()
+    canvas[..., side : side + height, side : side + width] = 0
+    assert not canvas.any(), "something outside the feature map"
+    return inside
+
+
+def assert_close(ours, theirs, dtype):
+    scale = theirs.abs().amax().clamp_min(1e-30)
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().amax() / scale) <= TOLERANCE[dtype]
+
+
+def check(tower, cells, targets=2, sigma=0.0, **kwargs):
+    """Gradients and heat maps of all cells agree with autograd on the whole level."""
+    seeds = tower.seeds(len(cells.row), targets)
+    inputs = tower.masks, tower.features, seeds, cells
+    gradients = tower.head.gradients(*inputs, **kwargs)
+    maps = tower.head.heat_maps(*inputs, sigma=sigma, **kwargs)
+    expected = tower.oracle(seeds, cells)
+    for i, (level, image, _, _) in enumerate(zip(*cells, strict=True)):
+        size = tower.sizes[level]
+        ours = paste(gradients.values[i], gradients.row[i], gradients.column[i], size)
+        assert_close(ours, expected[i], tower.dtype)
+        ours = paste(maps.values[i], maps.row[i], maps.column[i], size)
+        feature = tower.features[level][image]
+        assert_close(ours, heat_map(expected[i], feature, sigma), tower.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3, 4])
+def test_matches_autograd_at_corners_borders_and_inside(depth, dtype):
+    # Different channel counts everywhere, so that no two layers or axes can be exchanged.
+    tower = Tower((6, 5, 7, 4, 8)[: depth + 1], (3,) * depth, sizes=((11, 17),), dtype=dtype)
+    corners = [(0, i, r, c) for i in (0, 1) for r in (0, 10) for c in (0, 16)]
+    others = [(0, 0, 5, 8), (0, 1, 0, 7), (0, 1, 4, 16), (0, 0, 3, 12), (0, 1, 9, 2)]
+    check(tower, cells_of(*corners, *others), targets=3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 5), (7, 2)])
+def test_levels_smaller_than_the_window(size):
+    tower = Tower((4, 5, 6, 7), (3, 3, 3), sizes=(size,))
+    check(tower, all_cells((size,), 2), targets=1)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "predictor_kernel"),
+    [((1, 1), 1), ((5,), 3), ((3, 1), 5), ((1, 5), 1), ((3, 7), 1), ((5, 3), 1), ((9,), 3)],
+)
+def test_kernel_sizes(kernels, predictor_kernel):
+    tower = Tower((4, 5, 6)[: len(kernels) + 1], kernels, predictor_kernel, sizes=((8, 13),))
+    check(tower, cells_of((0, 0, 0, 0), (0, 1, 7, 12), (0, 1, 4, 6), (0, 0, 2, 9)))
+
+
+def test_instances_of_several_levels_and_images_in_one_call():
+    sizes = ((10, 14), (5, 7), (3, 4))
+    tower = Tower((5, 6, 4), (3, 3), sizes=sizes)
+    # Unsorted levels: results must return to the instance that asked.
+    cells = cells_of((2, 1, 1, 3), (0, 0, 9, 13), (1, 1, 0, 6), (0, 1, 4, 2), (2, 0, 2, 0))
+    check(tower, cells)
+
+
+def test_batch_norm_scale():
+    check(Tower(batch_norm=True), cells_of((0, 0, 4, 5), (0, 1, 0, 12), (0, 1, 8, 0)))
+
+
+def test_no_nonlinearity_still_drops_what_flows_through_the_padding():
+    # Without masks only the border rule stops a path that leaves the level and comes back.
+    tower = Tower((4, 5, 6, 7), (3, 3, 3), sizes=((4, 6),), activation=nn.Identity)
+    check(tower, all_cells(((4, 6),), 2), targets=1)
+
+
+def test_float_derivatives_that_depend_on_the_image():
+    tower = Tower()
+    factor = torch.rand(2, 1, 9, 13, dtype=torch.float64) + 0.5
+    cells = cells_of((0, 0, 4, 5), (0, 1, 8, 12))
+    seeds = tower.seeds(2, 1)
+    masks = [[m * factor for m in maps] for maps in tower.masks]
+    ours = tower.head.gradients(masks, tower.features, seeds, cells)
+    for i in range(2):
+        # The last derivative multiplies the seed's window, the first the widest one.
+        a = tower.features[0][i : i + 1].clone().requires_grad_()
+        x, f = a, factor[i : i + 1]
+        for block, maps in zip(tower.blocks, tower.masks, strict=True):
+            x = block[0](x) * maps[0][i : i + 1] * f
+        out = tower.predictor(x)[0, :, cells.row[i], cells.column[i]] @ seeds[i, 0]
+        expected = torch.autograd.grad(out, a)[0][0]
+        pasted = paste(ours.values[i, 0], ours.row[i], ours.column[i], (9, 13))
+        assert_close(pasted, expected, torch.float64)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 1.0])
+def test_smoothed_maps_equal_smoothing_the_whole_gradient(sigma):
+    tower = Tower(sizes=((9, 13), (3, 4)))
+    check(tower, cells_of((0, 0, 0, 0), (0, 1, 4, 6), (0, 1, 8, 5), (1, 1, 1, 3)), sigma=sigma)
+    maps = tower.head.heat_maps(
+        tower.masks, tower.features, tower.seeds(1, 1), cells_of((0, 0, 4, 4)), sigma
+    )
+    assert maps.values.shape[-1] == 2 * (tower.head.radius + smoothing_radius(sigma)) + 1
+
+
+def test_signed_maps_add_up_before_the_rectification():
+    tower = Tower()
+    cells = cells_of((0, 0, 4, 5), (0, 1, 0, 2))
+    seeds = tower.seeds(2, 2)
+    signed = tower.head.heat_maps(tower.masks, tower.features, seeds, cells, signed=True).values
+    total = tower.head.heat_maps(
+        tower.masks, tower.features, seeds.sum(1, keepdim=True), cells
+    ).values
+    assert signed.min() < 0
+    torch.testing.assert_close(signed.sum(1, keepdim=True).relu(), total)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 20_000, 200_000, 2**40])
+def test_any_chunk_size_gives_the_same(max_bytes):
+    tower = Tower(sizes=((9, 13), (4, 5)))
+    cells = cells_of(*((i % 2, i // 2 % 2, i % 4, i % 5) for i in range(7)))
+    check(tower, cells, targets=3, sigma=0.5, max_bytes=max_bytes)
+
+
+def test_memory_limit_bounds_the_chunks(monkeypatch):
+    tower = Tower()
+    sizes = []
+    backward = tower.head._backward
+    monkeypatch.setattr(
+        tower.head,
+        "_backward",
+        lambda m, s, seeds, c: sizes.append(seeds.shape[:2]) or backward(m, s, seeds, c),
+    )
+    args = (
+        tower.masks,
+        tower.features,
+        tower.seeds(5, 4),
+        cells_of(*((0, 0, i, i) for i in range(5))),
+    )
+    tower.head.gradients(*args, max_bytes=1)
+    assert sizes == [(1, 1)] * 20
+    sizes.clear()
+    tower.head.gradients(*args)
+    assert sizes == [(5, 4)]
+
+
+@pytest.mark.parametrize(("num", "targets"), [(0, 3), (2, 0), (0, 0)])
+def test_nothing_to_explain(num, targets):
+    tower = Tower()
+    cells = cells_of(*((0, 0, i, i) for i in range(num)))
+    args = tower.masks, tower.features, tower.seeds(num, targets), cells
+    assert tower.head.gradients(*args).values.shape == (num, targets, 6, 7, 7)
+    maps = tower.head.heat_maps(*args)
+    assert maps.values.shape == (num, targets, 7, 7)
+    assert maps.row.shape == maps.column.shape == (num,)
+
+
+def test_inputs_are_left_alone():
+    tower = Tower()
+    tensors = [*tower.features, *(m for maps in tower.masks for m in maps)]
+    before = [t.clone() for t in tensors]
+    args = tower.masks, tower.features, tower.seeds(2, 2), cells_of((0, 0, 4, 5), (0, 1, 0, 0))
+    result = tower.head.heat_maps(*args)
+    assert not result.values.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    assert all(p.grad is None for b in tower.blocks for p in b.parameters())
+
+
+def test_wrong_use_is_refused():
+    tower = Tower()
+    args = tower.features, tower.seeds(1, 1), cells_of((0, 0, 0, 0))
+    with pytest.raises(ValueError, match="2 layers, but masks for 1"):
+        tower.head.gradients(tower.masks[:1], *args)
+    with pytest.raises(ValueError, match="odd square kernels"):
+        DenseHead([], torch.zeros(3, 4, 2, 2))
+
+
+def test_gather_windows_puts_rows_first():
+    # Cell (v, u) of image i, channel c holds 1000 c + 100 i + 10 v + u.
+    grid = torch.arange(4.0)[:, None] * 10 + torch.arange(6.0)
+    level = torch.stack([torch.stack([grid + 100 * i + 1000 * c for c in (0, 1)]) for i in (0, 1)])
+    window = gather_windows([level], cells_of((0, 1, 2, 4)), 1)
+    assert window.shape == (3, 3, 1, 2)
+    assert window[:, :, 0, 0].tolist() == [[113, 114, 115], [123, 124, 125], [133, 134, 135]]
+    assert window[0, 2, 0, 1] == 1115
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    depth=st.integers(0, 3),
+    kernels=st.lists(st.sampled_from([1, 3, 5]), min_size=4, max_size=4),
+    channels=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    batch_norm=st.booleans(),
+    seed=st.integers(0, 2**16),
+    data=st.data(),
+)
+def test_any_shape(depth, kernels, channels, size, batch_norm, seed, data):
+    tower = Tower(
+        channels[: depth + 1],
+        kernels[:depth],
+        kernels[3],
+        sizes=(size,),
+        batch_norm=batch_norm,
+        num_outputs=3,
+        seed=seed,
+    )
+    cell = st.tuples(
+        st.just(0), st.integers(0, 1), st.integers(0, size[0] - 1), st.integers(0, size[1] - 1)
+    )
+    check(tower, cells_of(*data.draw(st.lists(cell, min_size=1, max_size=4))), targets=2)
+
+
+def test_retinanet_sized_tower_in_float32():
+    # 64 channels accumulate as 256 do, and F.conv_transpose2d is a different algorithm.
+    tower = Tower((64,) * 5, (3,) * 4, sizes=((15, 19),), dtype=torch.float32, num_outputs=6)
+    check(tower, cells_of((0, 0, 7, 9), (0, 1, 0, 0), (0, 1, 14, 10)), targets=2)
+    # The oracle above is autograd in the same precision; against float64 the bound is the same.
+    weight = tower.layers[0].weight
+    window = torch.randn(9, 9, 4, 64)
+    exact = F.conv_transpose2d(window.permute(2, 3, 0, 1).double(), weight.double())
+    ours = tower.head.convolutions[0](window).permute(2, 3, 0, 1)
+    assert_close(ours.double(), exact, torch.float32)
