@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 
 __all__ = ["InstallError", "check_disk", "check_platform", "check_python", "check_venv_module"]
@@ -18,7 +19,7 @@ NEWEST = (3, 13)
 
 # Measured, in GB: what .venv takes in the end, and what is downloaded on the way. torch for Linux
 # brings the CUDA libraries; the one for macOS does not (estimated from the size of its files).
-VENV_GB = {"linux": 5.6, "darwin": 1.8}
+VENV_GB = {"linux": 5.8, "darwin": 1.8}
 DOWNLOAD_GB = {"linux": 2.1, "darwin": 0.4}
 
 
@@ -26,19 +27,26 @@ class InstallError(Exception):
     """Something that the user can mend; the message is one sentence for them."""
 
 
-def check_python(version=sys.version_info, newest=NEWEST, which=shutil.which):
+def runs(command):
+    """Whether there is such a command and it is more than a stand-in that fails."""
+    if shutil.which(command) is None:
+        return False
+    return subprocess.call([command, "-c", ""], stderr=subprocess.DEVNULL) == 0
+
+
+def check_python(version=sys.version_info, newest=NEWEST, works=runs):
     """
     Refuse a Python for which the pinned packages do not exist, and name one on PATH that would do.
 
     Args:
         version: the version to judge, as a tuple; that of the running Python by default.
         newest: the last one that will do; None for no such bound.
-        which: finds a command on PATH; returns None where there is none.
+        works: says whether a command is there and runs.
     """
     if OLDEST <= tuple(version[:2]) <= (newest or version):
         return
     names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
-    found = [name for name in names if which(name)]
+    found = [name for name in names if works(name)]
     advice = f"try PYTHON={found[0]}" if found else "install one and give it as PYTHON=/path/to/it"
     raise InstallError(
         f"Python 3.{OLDEST[1]} to 3.{NEWEST[1]} is needed and this is "

@@ -10,14 +10,14 @@ from checks import InstallError
 
 __all__ = ["Pip"]
 
-SHOWN = ("Downloading ", "Building wheel", "ERROR", "Successfully uninstalled")
+SHOWN = ("Building wheel", "ERROR", "Successfully uninstalled")
 SILENCE_S = 20
 
 
 class Pip:
     """
-    Runs the pip of one Python. All that it says goes to a log; downloads, builds and errors are
-    shown, and a line about the time when nothing else happens.
+    Runs the pip of one Python. All that it says goes to a log; large downloads, builds and errors
+    are shown, and a line about the time when nothing else happens.
     """
 
     def __init__(self, python: Path, log: Path, environment: dict[str, str] | None = None) -> None:
@@ -82,5 +82,5 @@ class Pip:
 def _show(line: str) -> None:
     if line.startswith("Installing collected packages:"):
         print(f"  Installing {line.count(',') + 1} packages", flush=True)
-    elif line.startswith(SHOWN):
+    elif line.startswith(SHOWN) or (line.startswith("Downloading ") and "MB)" in line):
         print(f"  {line}", flush=True)
