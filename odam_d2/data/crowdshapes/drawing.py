@@ -58,20 +58,17 @@ class Canvas:
     def window(self, bounds: tuple[float, float, float, float]) -> tuple[slice, slice]:
         """Rows and columns that a shape with these bounds can touch (clipped to the canvas)."""
         height, width = self.alpha.shape
-        x0, y0 = (
-            math.floor(bounds[0]) - 1 - self.origin[0],
-            math.floor(bounds[1]) - 1 - self.origin[1],
-        )
-        x1, y1 = (
-            math.ceil(bounds[2]) + 1 - self.origin[0],
-            math.ceil(bounds[3]) + 1 - self.origin[1],
-        )
+        left, top = self.origin
+        x0, y0 = math.floor(bounds[0]) - 1 - left, math.floor(bounds[1]) - 1 - top
+        x1, y1 = math.ceil(bounds[2]) + 1 - left, math.ceil(bounds[3]) + 1 - top
         rows = slice(min(max(y0, 0), height), max(min(y1, height), 0))
         columns = slice(min(max(x0, 0), width), max(min(x1, width), 0))
         return rows, columns
 
 
-def paint(canvas: Canvas, shape: Shape, style: Style, label: int = 0, inside: Shape | None = None):
+def paint(
+    canvas: Canvas, shape: Shape, style: Style, label: int = 0, inside: Shape | None = None
+) -> None:
     """Draw `shape` over `canvas`, in place.
 
     Args:
@@ -92,19 +89,24 @@ def paint(canvas: Canvas, shape: Shape, style: Style, label: int = 0, inside: Sh
     tone = _tone(shape, style, distance, x, y)
     weight = cover * style.opacity
     rgb, alpha = canvas.rgb[:, rows, columns], canvas.alpha[rows, columns]
-    colour = np.minimum(tone * np.array(style.colour, np.float32)[:, None, None], 255.0)
-    rgb += weight * (colour - rgb)
+    change = tone * np.array(style.colour, np.float32)[:, None, None]
+    np.minimum(change, 255.0, out=change)
+    change -= rgb
+    change *= weight
+    rgb += change
     alpha += weight * (1.0 - alpha)
     if label:
         canvas.label[rows, columns][cover >= 0.5] = label
 
 
 def _unit_clip(values: np.ndarray) -> np.ndarray:
-    """Clip to [0, 1]; on small arrays faster than `np.clip`."""
-    return np.minimum(np.maximum(values, 0.0), 1.0)
+    """Clip to [0, 1] in place; on small arrays faster than `np.clip`."""
+    return np.minimum(np.maximum(values, 0.0, out=values), 1.0, out=values)
 
 
-def _tone(shape: Shape, style: Style, distance: np.ndarray, x: np.ndarray, y: np.ndarray):
+def _tone(
+    shape: Shape, style: Style, distance: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     """Brightness factor (H, W) of the fill: round edges, light from the upper left, outline."""
     x0, y0, x1, y1 = shape.bounds()
     size = max(x1 - x0, y1 - y0, 1.0)
