@@ -1,0 +1,154 @@
+"""Batched autograd against one call for each output."""
+
+import pytest
+import torch
+from torch import nn
+
+from odam_d2.core import gradients as gradients_module
+from odam_d2.core.gradients import batched_gradients, gradient_heat_maps
+from odam_d2.core.heatmap import heat_map
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors: threads that wait for one another cost more than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Halve(torch.autograd.Function):
+    """Not vectorisable: its backward looks at a value, which vmap cannot know."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x / 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        Halve.calls += 1
+        assert grad.abs().max().item() >= 0
+        return grad / 2
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(4, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.ReLU()
+    return nn.Sequential(*layers, nn.Conv2d(6, 5, 3, padding=1)).double()
+
+
+@pytest.fixture
+def features():
+    torch.manual_seed(1)
+    return torch.randn(2, 4, 5, 8, dtype=torch.float64, requires_grad=True)
+
+
+def outputs_of(head, features):
+    """Seven outputs of two images, at different cells, and the image of each."""
+    out = head(features)
+    image = torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    row, column = torch.arange(7) % 5, torch.arange(7) % 8
+    return out[image, torch.arange(7) % 5, row, column] ** 2, image
+
+
+def one_by_one(outputs, inputs):
+    return torch.stack([torch.autograd.grad(y, inputs, retain_graph=True)[0] for y in outputs])
+
+
+def collect(outputs, inputs, **kwargs):
+    chunks = list(batched_gradients(outputs, inputs, **kwargs))
+    covered = [i for index, _ in chunks for i in range(index.start, index.stop)]
+    assert covered == list(range(len(outputs)))
+    return torch.cat([g for _, g in chunks]), [len(g) for _, g in chunks]
+
+
+# 2 x 4 x 5 x 8 float64 are 2560 bytes, and each output is counted four times that.
+@pytest.mark.parametrize(
+    ("max_bytes", "lengths"),
+    [(1, [1] * 7), (2 * 4 * 2560, [2, 2, 2, 1]), (3 * 4 * 2560, [3, 3, 1]), (2**30, [7])],
+)
+def test_matches_one_by_one_in_chunks_that_fit(head, features, max_bytes, lengths):
+    outputs, _ = outputs_of(head, features)
+    ours, chunks = collect(outputs, features, max_bytes=max_bytes)
+    assert chunks == lengths
+    torch.testing.assert_close(ours, one_by_one(outputs, features), rtol=1e-12, atol=1e-14)
+
+
+def test_large_inputs_on_the_cpu_go_one_by_one(head, features, monkeypatch):
+    monkeypatch.setattr(gradients_module, "_CPU_BATCH_ELEMENTS", features.numel() - 1)
+    outputs, _ = outputs_of(head, features)
+    ours, chunks = collect(outputs, features)
+    assert chunks == [1] * 7
+    torch.testing.assert_close(ours, one_by_one(outputs, features), rtol=1e-12, atol=1e-14)
+
+
+def test_operation_without_vectorised_backward_falls_back(head, features):
+    outputs, _ = outputs_of(nn.Sequential(head, nn.Hardtanh(-9, 9)), features)
+    outputs = Halve.apply(outputs)
+    Halve.calls = 0
+    ours, chunks = collect(outputs, features)
+    assert chunks == [1] * 7
+    assert Halve.calls == 1 + 7, "tried once, then never again"
+    torch.testing.assert_close(ours, one_by_one(outputs, features), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2**30])
+def test_output_that_does_not_read_the_input_has_gradient_zero(features, max_bytes):
+    other = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    ours, _ = collect(other * 2, features, max_bytes=max_bytes)
+    assert ours.shape == (3, *features.shape)
+    assert not ours.any()
+
+
+def test_no_outputs(head, features):
+    outputs, image = outputs_of(head, features)
+    assert list(batched_gradients(outputs[:0], features)) == []
+    assert gradient_heat_maps(outputs[:0], features, image[:0]).shape == (0, 5, 8)
+
+
+def test_wrong_use_is_refused(head, features):
+    outputs, _ = outputs_of(head, features)
+    with pytest.raises(ValueError, match="must be a vector"):
+        next(batched_gradients(outputs[None], features))
+    with pytest.raises(ValueError, match="no graph"):
+        next(batched_gradients(outputs.detach(), features))
+    with pytest.raises(ValueError, match="which of the 2 images"):
+        gradient_heat_maps(outputs, features)
+
+
+def test_grad_fields_and_graph_are_left_alone(head, features):
+    outputs, image = outputs_of(head, features)
+    parameter = next(head.parameters())
+    parameter.grad = torch.full_like(parameter, 3.0)
+    maps = gradient_heat_maps(outputs, features, image)
+    assert not maps.requires_grad
+    assert features.grad is None
+    assert (parameter.grad == 3).all()
+    assert all(p.grad is None for p in list(head.parameters())[1:])
+    outputs.sum().backward()  # The graph is still there.
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+@pytest.mark.parametrize("max_bytes", [1, 30_000, 2**30])
+def test_heat_maps_of_each_output_in_its_image(head, features, sigma, max_bytes):
+    outputs, image = outputs_of(head, features)
+    gradients = one_by_one(outputs, features)[torch.arange(7), image]
+    expected = heat_map(gradients, features.detach()[image], sigma)
+    ours = gradient_heat_maps(outputs, features, image, sigma, max_bytes=max_bytes)
+    assert expected.any(dim=0).any()
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+    signed = gradient_heat_maps(outputs, features, image, sigma, signed=True)
+    assert signed.min() < 0
+    torch.testing.assert_close(signed.relu(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_one_image_needs_no_index(head, features):
+    single = features[:1].detach().requires_grad_()
+    outputs = head(single)[0, :, 2, 3]
+    ours = gradient_heat_maps(outputs, single)
+    expected = heat_map(one_by_one(outputs, single)[:, 0], single.detach()[0])
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
