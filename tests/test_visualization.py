@@ -1,0 +1,425 @@
+"""Pixel facts of the pictures, the raw maps' file and the page."""
+
+import html.parser
+import os
+import urllib.parse
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from blob_maps import blob_detections, blob_maps
+
+from odam_d2.core.targets import SIDES
+from odam_d2.visualization import (
+    blend_heat,
+    contact_sheet,
+    draw_box,
+    draw_detections,
+    draw_explanation,
+    fit_canvas,
+    load_maps,
+    save_maps,
+    write_report,
+)
+from odam_d2.visualization.crops import crop_around, draw_crops
+from odam_d2.visualization.overlay import ACCENT, describe_target
+from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry
+from odam_d2.visualization.text import draw_label
+
+HEIGHT, WIDTH = 60, 100
+BOX = (20.0, 10.0, 70.0, 40.0)
+BORDER_BOXES = {
+    "left": (0, 20, 12, 40),
+    "top": (40, 0, 60, 9),
+    "right": (90, 20, 100, 40),
+    "bottom": (40, 50, 60, 60),
+    "whole": (0, 0, 100, 60),
+    "beyond": (-20, -10, 130, 90),
+    "one pixel": (99, 59, 100, 60),
+    "outside": (150, 80, 170, 90),
+}
+
+
+def grey(value=100, height=HEIGHT, width=WIDTH):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def noise(height=HEIGHT, width=WIDTH):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def extent(mask):
+    """(x1, y1, x2, y2) of the true pixels, ends exclusive."""
+    y, x = np.nonzero(mask)
+    return x.min(), y.min(), x.max() + 1, y.max() + 1
+
+
+class TestBlendHeat:
+    def test_strongest_colour_is_where_the_map_peaks(self):
+        # Row 8, column 21 of a stride-4 map is centred at pixel (x, y) = (86, 34), between the
+        # pixels 85 and 86, 33 and 34.
+        heat = blob_maps((HEIGHT, WIDTH), [[(86, 34)]], ["class"]).dense(HEIGHT, WIDTH)[0, 0]
+        out = blend_heat(grey(), heat).astype(int)
+        y, x = np.nonzero(out.sum(axis=2) == out.sum(axis=2).max())
+        assert sorted(set(x)) == [85, 86]
+        assert sorted(set(y)) == [33, 34]
+        # 0.8 of inferno's last colour (252, 254.6, 164.5), 0.2 of the dimmed grey 0.8 x 100.
+        np.testing.assert_allclose(out[34, 86], (217.6, 219.7, 147.6), atol=0.6)
+
+    def test_without_evidence_the_picture_stays(self):
+        heat = np.zeros((HEIGHT, WIDTH), np.float32)
+        heat[30, 50] = 3
+        out = blend_heat(grey(), heat)
+        others = np.delete(out.reshape(-1, 3), 30 * WIDTH + 50, axis=0)
+        assert (others == 80).all()  # dimmed by 0.2
+
+    def test_only_ratios_within_the_map_count(self):
+        heat = np.random.default_rng(1).random((HEIGHT, WIDTH))
+        image = noise()
+        assert (blend_heat(image, heat) == blend_heat(image, 1e-6 * heat)).all()
+        assert (blend_heat(image, heat) == blend_heat(image, torch.from_numpy(heat))).all()
+
+    def test_zero_map_is_finite(self):
+        assert (blend_heat(grey(), np.zeros((HEIGHT, WIDTH))) == 80).all()
+
+    def test_sizes_must_agree(self):
+        with pytest.raises(ValueError, match=r"\(100, 60\) over an image of \(60, 100\)"):
+            blend_heat(grey(), np.zeros((WIDTH, HEIGHT)))
+
+
+class TestDrawBox:
+    @pytest.mark.parametrize("side", SIDES)
+    def test_explained_side_is_where_the_box_side_is(self, side):
+        accent = (draw_box(grey(), BOX, side=side, width=1) == ACCENT).all(axis=2)
+        x1, y1, x2, y2 = extent(accent)
+        # Three pixels thick, just outside the box, and as long as the box with its line.
+        expected = {
+            "left": (17, 7, 20, 43),
+            "top": (17, 7, 73, 10),
+            "right": (70, 7, 73, 43),
+            "bottom": (17, 40, 73, 43),
+        }
+        assert (x1, y1, x2, y2) == expected[side]
+        assert accent.sum() == (x2 - x1) * (y2 - y1)
+
+    def test_lines_leave_the_inside_visible(self):
+        out = draw_box(grey(), BOX, width=2)
+        assert (out[11:39, 21:69] == 100).all()
+        assert (out[8:10, 20:70] == 255).all()
+        assert (out[10:40, 18:20] == 255).all()
+
+    @pytest.mark.parametrize("side", SIDES)
+    @pytest.mark.parametrize("name", BORDER_BOXES)
+    def test_every_side_is_visible_at_the_border(self, name, side):
+        accent = (draw_box(grey(), BORDER_BOXES[name], side=side, width=1) == ACCENT).all(axis=2)
+        x1, y1, x2, y2 = extent(accent)
+        assert min(x2 - x1, y2 - y1) == 3
+        if name in ("whole", "beyond"):
+            at = {"left": x1 == 0, "top": y1 == 0, "right": x2 == WIDTH, "bottom": y2 == HEIGHT}
+            assert at[side]
+
+
+class TestDrawLabel:
+    def plate(self, box, image=None, **options):
+        image = grey(255) if image is None else image
+        out = draw_label(image, "left side", box, size=11, color=(0, 0, 200), **options)
+        return extent((out != image).any(axis=2))
+
+    @pytest.mark.parametrize("name", BORDER_BOXES)
+    def test_whole_label_is_inside_the_image(self, name):
+        x1, y1, x2, y2 = self.plate((100, 100, 200, 200), grey(255, 300, 300))
+        size = (x2 - x1, y2 - y1)
+        x1, y1, x2, y2 = self.plate(BORDER_BOXES[name])
+        assert (x2 - x1, y2 - y1) == size
+
+    def test_above_the_box_where_there_is_room_else_below(self):
+        assert self.plate((10, 30, 50, 50))[3] == 30
+        assert self.plate((10, 5, 50, 30))[1] == 30
+
+    def test_keeps_away_from_the_evidence(self):
+        heat = np.zeros((HEIGHT, WIDTH))
+        heat[:30] = 1
+        assert self.plate((10, 30, 50, 40), avoid=heat)[1] == 40
+
+    def test_long_text_is_cut_to_the_image(self):
+        text = "an endless name of a class"
+        out = draw_label(grey(255), text, (0, 30, 5, 35), size=11, color=(0, 0, 200))
+        x1, y1, x2, y2 = extent((out != 255).any(axis=2))
+        assert x1 == 0
+        assert 80 < x2 <= WIDTH
+        # The cut text keeps its margin: the plate's last two columns are plain.
+        assert len(np.unique(out[y1:y2, x2 - 2 : x2].reshape(-1, 3), axis=0)) == 1
+
+    def test_no_label_where_not_a_letter_fits(self):
+        image = grey(255, 8, 6)
+        assert (draw_label(image, "left side", (1, 1, 3, 3)) == image).all()
+
+    def test_grows_with_the_image(self):
+        def height(*size):
+            box = (0.3 * size[1], 0.5 * size[0], 0.6 * size[1], 0.8 * size[0])
+            out = draw_label(grey(255, *size), "x", box)
+            _, y1, _, y2 = extent((out != 255).any(axis=2))
+            return y2 - y1
+
+        assert height(60, 80) >= 15
+        assert height(1200, 1600) > 3 * height(240, 320)
+
+
+def test_nothing_is_drawn_in_place():
+    image = noise()
+    instances = blob_detections((HEIGHT, WIDTH), [BOX])
+    before, maps = image.copy(), instances.odam_maps.values.clone()
+    heat = instances.odam_maps.dense(HEIGHT, WIDTH)[0, 0].numpy()
+    kept = heat.copy()
+    blend_heat(image, heat)
+    draw_box(image, BOX, side="left")
+    draw_label(image, "x", BOX)
+    draw_detections(image, [BOX])
+    draw_explanation(image, heat, BOX, "left", "star", 0.9)
+    draw_crops(image, instances, 0, 64)
+    contact_sheet(image, instances, ["star"])
+    fit_canvas(image, instances)
+    assert (image == before).all()
+    assert (heat == kept).all()
+    assert (instances.odam_maps.values == maps).all()
+    assert instances.pred_boxes.tensor.tolist() == [list(BOX)]
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("class", "class: star 0.97"),
+        ("class:moon", "class: moon? · star 0.97"),
+        ("left", "left side · star 0.97"),
+        ("combined", "combined · star 0.97"),
+    ],
+)
+def test_describe_target(target, text):
+    assert describe_target(target, "star", 0.9741) == text
+
+
+def test_explanation_marks_the_side_of_side_targets_only():
+    image, heat = grey(100, 240, 400), np.ones((240, 400))
+    box = (100, 80, 300, 200)
+    marked = [
+        (draw_explanation(image, heat, box, target, "star", 0.9)[:, 302:306] == ACCENT)
+        .all(axis=2)
+        .sum()
+        for target in ("class", "right")
+    ]
+    assert marked[0] < 20  # at most the stripe of the label
+    assert marked[1] > 120
+
+
+def test_numbers_of_equal_boxes_do_not_hide_one_another():
+    out = draw_detections(grey(255, 120, 160), [(20, 20, 140, 100)] * 2, 12)
+    for color in ((255, 196, 37), (76, 201, 240)):
+        mask = (out == color).all(axis=2).astype(np.uint8)
+        # Wider than any line: the plate around the number.
+        assert cv2.erode(mask, np.ones((3, 3))).any()
+
+
+class TestCrops:
+    def test_window_shows_box_and_points_inside_the_image(self):
+        generator = np.random.default_rng(0)
+        for _ in range(200):
+            size = tuple(generator.integers(5, 300, 2).tolist())
+            limits = np.array([size[1], size[0]])
+            corners = np.sort(generator.random((2, 2)), axis=0) * limits
+            points = generator.random((3, 2)) * limits
+            x1, y1, x2, y2 = crop_around(corners.reshape(-1), points, size)
+            assert 0 <= x1 < x2 <= size[1]
+            assert 0 <= y1 < y2 <= size[0]
+            shown = np.concatenate([corners, points])
+            assert (shown >= (x1, y1)).all()
+            assert (shown <= (x2, y2)).all()
+
+    def test_one_pixel_box_has_surroundings(self):
+        x1, y1, x2, y2 = crop_around((0, 0, 1, 1), np.zeros((0, 2)), (200, 300))
+        assert (x1, y1, x2, y2) == (0, 0, 24, 24)
+
+    @pytest.mark.parametrize("size", [(60, 100), (480, 700)])
+    def test_peak_is_at_its_place_in_the_crop(self, size):
+        scale = size[0] / 60
+        # The centre of the box, (46, 26), is the centre of a cell.
+        box = [scale * value for value in (20, 10, 72, 42)]
+        instances = blob_detections(size, [box], targets=("class", "left"))
+        crops = draw_crops(grey(100, *size), instances, 0, 160)
+        points = scale * np.array([[46, 26], [20, 26]])
+        x1, y1, x2, _ = crop_around(box, points, size)
+        zoom = 160 / (x2 - x1)
+        left, top, right, bottom = ((np.array(box) - (x1, y1, x1, y1)) * zoom).astype(int)
+        inside = crops["class"][top + 8 : bottom - 8, left + 8 : right - 8].astype(int).sum(axis=2)
+        y, x = np.nonzero(inside == inside.max())
+        expected = (points[0] - (x1, y1)) * zoom
+        # The map's cells are 4 pixels; half a cell off would be 2 pixels.
+        assert abs(x.mean() + left + 8.5 - expected[0]) < max(1, zoom)
+        assert abs(y.mean() + top + 8.5 - expected[1]) < max(1, zoom)
+        assert crops[""].shape == crops["class"].shape == crops["left"].shape
+
+    def test_evidence_far_from_the_box_is_shown(self):
+        instances = blob_detections((90, 300), [(20, 60, 40, 80)], targets=("class",))
+        instances.odam_maps = blob_maps((90, 300), [[(202, 22)]], ["class"])
+        crop = draw_crops(grey(100, 90, 300), instances, 0, 160)["class"]
+        # 0.8 of inferno's last colour and 0.2 of the grey; lines are white.
+        assert (abs(crop.astype(int) - (218, 220, 148)).max(axis=2) < 12).any()
+
+    def test_zero_map_says_so(self):
+        instances = blob_detections((HEIGHT, WIDTH), [BOX], targets=("class",))
+        shown = draw_crops(grey(), instances, 0, 160)["class"]
+        instances.odam_maps.values.zero_()
+        silent = draw_crops(grey(), instances, 0, 160)["class"]
+        # The middle of the picture is inside the box, away from its lines.
+        middle = np.s_[silent.shape[0] // 2 - 8 : silent.shape[0] // 2 + 8, 40:120]
+        assert (shown[middle] < 200).any(axis=2).all()
+        assert (silent[middle] > 200).all(axis=2).sum() > 30
+
+
+class TestContactSheet:
+    def test_rows_are_detections_and_columns_targets(self):
+        image = noise(240, 320)
+        boxes = [(10, 10, 90, 90), (150, 100, 300, 220)]
+        instances = blob_detections((240, 320), boxes, targets=("class", "top"))
+        sheet = contact_sheet(image, instances, ["star"], cell=100)
+        places = []
+        picture, scaled = fit_canvas(image, instances)
+        for number in range(2):
+            for crop in draw_crops(picture, scaled[number], number, 100).values():
+                match = cv2.matchTemplate(sheet, crop, cv2.TM_SQDIFF)
+                y, x = np.unravel_index(match.argmin(), match.shape)
+                assert (sheet[y : y + crop.shape[0], x : x + crop.shape[1]] == crop).all()
+                places.append((y, x))
+        rows, columns = np.array(places).reshape(2, 3, 2).transpose(2, 0, 1)
+        assert (rows[0] == rows[0, 0]).all()
+        assert (rows[1] - rows[0] >= 100).all()
+        assert (np.diff(columns) >= 100).all()
+        assert (columns[0] == columns[1]).all()
+
+    def test_number_of_rows_is_bounded(self):
+        instances = blob_detections((HEIGHT, WIDTH), [BOX] * 30)
+        short = contact_sheet(grey(), instances, ["star"], max_rows=2, cell=50)
+        long = contact_sheet(grey(), instances, ["star"], max_rows=5, cell=50)
+        assert long.shape[0] - short.shape[0] == 3 * 58
+
+    @pytest.mark.parametrize("name", BORDER_BOXES)
+    def test_any_box(self, name):
+        instances = blob_detections((HEIGHT, WIDTH), [BORDER_BOXES[name]], targets=("class",))
+        assert contact_sheet(grey(), instances, ["star"]).dtype == np.uint8
+
+    @pytest.mark.parametrize("size", [(1, 1), (2, 3000), (3000, 2)])
+    def test_any_image(self, size):
+        instances = blob_detections(size, [(0, 0, *size[::-1])], targets=("class",))
+        sheet = contact_sheet(grey(9, *size), instances, ["star"])
+        assert sheet.shape[1] < 2000
+
+    def test_no_detection(self):
+        instances = blob_detections((HEIGHT, WIDTH), [])
+        sheet = contact_sheet(grey(), instances, ["star"], title="empty.jpg")
+        assert sheet.shape[0] < 600
+
+
+class TestFitCanvas:
+    @pytest.mark.parametrize(
+        ("size", "expected"),
+        [((60, 100), (300, 500)), ((500, 400), (500, 400)), ((4000, 3000), (1600, 1200))],
+    )
+    def test_sizes_and_boxes(self, size, expected):
+        box = (0, 0, size[1] / 2, size[0] / 4)
+        instances = blob_detections((60, 100), [BOX])
+        instances = type(instances)(size, **instances.get_fields())
+        instances.pred_boxes.tensor[0] = torch.tensor(box)
+        picture, scaled = fit_canvas(np.zeros((*size, 3), np.uint8), instances)
+        assert picture.shape[:2] == expected == scaled.image_size
+        box = scaled.pred_boxes.tensor[0].tolist()
+        assert box == pytest.approx([0, 0, expected[1] / 2, expected[0] / 4])
+
+
+class TestMapsFile:
+    def test_round_trip(self, tmp_path):
+        instances = blob_detections((HEIGHT, WIDTH), [BOX, (1, 2, 30, 50)], classes=[2, 1])
+        instances.odam_maps.origins[1] = torch.tensor([-3, 4])
+        path = str(tmp_path / "maps.npz")
+        save_maps(path, instances)
+        maps = load_maps(path)
+        original = instances.odam_maps
+        assert maps.targets == original.targets
+        for name in ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels"):
+            loaded, expected = getattr(maps, name), getattr(original, name)
+            assert loaded.dtype == expected.dtype
+            assert (loaded == expected).all()
+        assert (maps.dense(47, 81) == original.dense(47, 81)).all()
+        with np.load(path) as arrays:
+            assert arrays["boxes"].tolist() == instances.pred_boxes.tensor.tolist()
+            assert arrays["scores"].tolist() == instances.scores.tolist()
+            assert arrays["classes"].tolist() == [2, 1]
+
+    def test_no_detection_and_half_precision(self, tmp_path):
+        path = str(tmp_path / "maps.npz")
+        save_maps(path, blob_detections((HEIGHT, WIDTH), []))
+        assert load_maps(path).dense(5, 7).shape == (0, 5, 5, 7)
+        instances = blob_detections((HEIGHT, WIDTH), [BOX])
+        instances.odam_maps = instances.odam_maps.to(torch.bfloat16)
+        save_maps(path, instances)
+        assert (load_maps(path).values == instances.odam_maps.values.float()).all()
+
+
+class LinkCollector(html.parser.HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.images = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
+        if tag == "img":
+            self.images.append(attrs)
+
+
+class TestReport:
+    NAME = "a b#1 100% ü?&<i>"
+
+    def entry(self, tmp_path):
+        overlay = OverlayEntry("left", "left side · <b>star</b> 0.90", "00_ß #_left.png")
+        entry = ImageEntry(
+            f"folder/{self.NAME}.jpg", self.NAME, (60, 100), (300, 500), 3,
+            [DetectionEntry("<b>star</b>", 0.9, BOX, [overlay])],
+        )  # fmt: skip
+        (tmp_path / self.NAME).mkdir()
+        for name in (overlay.file, entry.contact_sheet, entry.maps, entry.listing):
+            (tmp_path / self.NAME / name).touch()
+        return entry
+
+    def test_links_are_relative_and_exist(self, tmp_path):
+        write_report(str(tmp_path / "index.html"), [self.entry(tmp_path)])
+        page = LinkCollector((tmp_path / "index.html").read_text(encoding="utf-8"))
+        files = [link for link in page.links if not link.startswith("#")]
+        assert len(set(files)) == 4
+        for link in files:
+            assert not set(link) & set(' #?&<"')
+            assert not urllib.parse.urlsplit(link).scheme
+            assert (tmp_path / urllib.parse.unquote(link)).is_file()
+
+    def test_names_are_escaped_and_pictures_described(self, tmp_path):
+        write_report(str(tmp_path / "index.html"), [self.entry(tmp_path)], notes=["<i>left out"])
+        text = (tmp_path / "index.html").read_text(encoding="utf-8")
+        assert "<i>" not in text
+        assert "<b>star" not in text
+        assert "the best 1 of 3 detections" in text
+        page = LinkCollector(text)
+        assert len(page.images) == 2
+        assert all(len(image["alt"]) > 20 for image in page.images)
+
+    def test_a_page_that_fails_leaves_the_one_before(self, tmp_path, monkeypatch):
+        path = tmp_path / "index.html"
+        path.write_text("before")
+
+        def fail(*_):
+            raise OSError("no space left")
+
+        monkeypatch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="no space"):
+            write_report(str(path), [])
+        assert path.read_text() == "before"
+        assert os.listdir(tmp_path) == ["index.html"]
