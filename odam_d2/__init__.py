@@ -1,1 +1,16 @@
 """ODAM for Detectron2: one heat map per decision of an object detector, for every detection."""
+
+from . import data  # registers the data sets
+from .config import add_odam_config
+from .modeling import ExplainSettings, UnsupportedModelError, explain, explain_boxes
+from .structures import OdamMaps
+
+__all__ = [
+    "ExplainSettings",
+    "OdamMaps",
+    "UnsupportedModelError",
+    "add_odam_config",
+    "data",
+    "explain",
+    "explain_boxes",
+]

@@ -106,7 +106,9 @@ def _axis_matrices(
     most = int(samples.max()) if len(samples) else 0
     k = torch.arange(most, device=low.device)
     step = torch.arange(bins, device=low.device)[:, None] * size[:, None, None]  # (N, bins, 1)
-    within = (k + 0.5) * (size / samples.clamp(min=1))[:, None, None]  # (N, 1, most)
+    # In this order, roundings are the kernel's own: a sample 300 cells from the corner would
+    # otherwise move by 1e-5 of a cell in float32.
+    within = (k + 0.5) * size[:, None, None] / samples.clamp(min=1)[:, None, None]  # (N, 1, most)
     position = start[:, None, None] + step + within
     used = (k < samples[:, None, None]) & (position >= -1) & (position <= cells)
     position = position.clamp(min=0)
@@ -193,7 +195,9 @@ def pooled_heat_maps(
     largest = (pooling.extents.amax(dim=0) + 2 * margin).tolist() if len(boxes) else [0, 0]
     maps = gradient.new_zeros((len(boxes), gradient.shape[1], *largest))
     for i, (rows, columns, (top, left, height, width)) in enumerate(pooling):
-        if sigma == 0:
+        # Where a window has fewer rows than bins, spreading shrinks the gradient. It also adds up
+        # bins before channels: in float32 the other order loses digits where bins cancel.
+        if sigma == 0 and height > len(rows):
             window = feature[:, top : top + height, left : left + width]
             one = _contracted_map(rows, columns, gradient[i], window)
         else:

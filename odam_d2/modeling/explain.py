@@ -1,0 +1,142 @@
+"""The two entry points: explain what a detector found, or what it says of given boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from odam_d2.core.targets import DEFAULT_TARGETS
+
+from .explainers import Explainer, build_explainer
+from .settings import ExplainSettings
+from .state import borrowed
+
+__all__ = ["explain", "explain_boxes"]
+
+
+def explain(
+    model: nn.Module,
+    batched_inputs: list[dict],
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    **settings,
+) -> list[dict]:
+    """
+    Run a detector and explain every detection (Zhao and Chan, "ODAM", ICLR 2023).
+
+    Args:
+        model: a detector of plain Detectron2, or one of ours. It is given back as it was: modes,
+            ``requires_grad``, ``.grad``, hooks and random numbers, also when something raises.
+        batched_inputs: Detectron2's input format: a dict with ``image`` (C, H, W) for each image,
+            and ``height``, ``width`` of the output.
+        targets: what to explain of each detection: ``"class"`` (the score of the predicted class),
+            ``"class:NAME"`` or ``"class:K"`` (the score of another class), ``"left"``, ``"top"``,
+            ``"right"``, ``"bottom"`` (how far that side reaches outward), ``"combined"`` (the
+            maximum of the others, each normalised).
+        **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
+            ``chunk_mb``, ``class_names``); the default is what the model was configured with.
+
+    Returns:
+        Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
+        those of the model, with one more field ``odam_maps`` (:class:`odam_d2.OdamMaps`).
+
+    Raises:
+        ValueError: a target or setting is unknown; the message lists what there is.
+        UnsupportedModelError: the model, or a part of it that the message names, is of no kind
+            that can be explained.
+    """
+    with borrowed(model):
+        explainer = _explainer(model, targets, settings)
+        return explainer.view()(batched_inputs)
+
+
+def explain_boxes(
+    model: nn.Module,
+    batched_inputs: list[dict],
+    boxes: Sequence[Boxes | Tensor],
+    classes: Sequence[Tensor],
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    **settings,
+) -> list[dict]:
+    """
+    Explain what a detector says of boxes and classes that you give: ground truth, a box of your
+    own, "why is there no detection here?".
+
+    A two-stage detector pools the box as if it were a proposal. A dense one is asked at the anchor
+    with the highest IoU with the box, which is the one that would be trained to find it.
+
+    Args:
+        model, batched_inputs, targets, **settings: as for :func:`explain`.
+        boxes: for each image (N, 4), XYXY in pixels of the output (``height``, ``width``).
+        classes: for each image (N,), class ids.
+
+    Returns:
+        ``[{"instances": Instances}, ...]`` in the frame of the output, boxes and classes as given
+        and in the same order, with ``scores`` (the model's score for that class there) and
+        ``odam_maps``.
+
+    Raises:
+        ValueError: as :func:`explain`; also when boxes and classes do not match the images, or a
+            box is not finite, or a class does not exist.
+    """
+    with borrowed(model):
+        explainer = _explainer(model, targets, settings)
+        sizes = [_sizes(model, x) for x in batched_inputs]
+        boxes, classes = _check_boxes(explainer, batched_inputs, boxes, classes)
+        device = model.device
+        inputs = [Boxes(b.to(device) * _scale(b, i, o)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
+        found = explainer.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
+        outputs = []
+        for given, result, (_, output_size) in zip(boxes, found, sizes, strict=True):
+            fields = result.get_fields() | {"pred_boxes": Boxes(given.to(device))}
+            outputs.append({"instances": Instances(output_size, **fields)})
+        return outputs
+
+
+def _explainer(model: nn.Module, targets: Sequence[str], settings: dict) -> Explainer:
+    configured = getattr(model, "odam", None) or ExplainSettings()
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    return build_explainer(model, dataclasses.replace(configured, targets=targets, **settings))
+
+
+def _sizes(model: nn.Module, x: dict) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of one image at the network's input and at its output."""
+    size = tuple(x["image"].shape[-2:])
+    return size, (x.get("height", size[0]), x.get("width", size[1]))
+
+
+def _scale(boxes: Tensor, size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
+    """Factors (4,) that take boxes from the output's frame to the network's."""
+    y, x = size[0] / output_size[0], size[1] / output_size[1]
+    return torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
+
+
+def _check_boxes(
+    explainer: Explainer, batched_inputs: list[dict], boxes: Sequence, classes: Sequence
+) -> tuple[list[Tensor], list[Tensor]]:
+    if not len(batched_inputs) == len(boxes) == len(classes):
+        raise ValueError(
+            f"{len(batched_inputs)} images, but {len(boxes)} sets of boxes and {len(classes)} of "
+            "classes; give one set for each image"
+        )
+    boxes = [torch.as_tensor(b.tensor if isinstance(b, Boxes) else b) for b in boxes]
+    boxes = [b.reshape(-1, 4) if b.numel() == 0 else b for b in boxes]
+    classes = [torch.as_tensor(c).long() for c in classes]
+    for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
+        if box.dim() != 2 or box.shape[1] != 4 or len(label) != len(box):
+            raise ValueError(
+                f"image {number}: boxes {tuple(box.shape)} and classes {tuple(label.shape)} must "
+                "have the shapes (N, 4) and (N,)"
+            )
+        if not box.isfinite().all() or (box[:, 2:] < box[:, :2]).any():
+            raise ValueError(f"image {number}: boxes must be finite XYXY with x1 <= x2, y1 <= y2")
+        if ((label < 0) | (label >= explainer.num_classes)).any():
+            raise ValueError(
+                f"image {number}: class ids must be 0 to {explainer.num_classes - 1}, not "
+                f"{label.min()} to {label.max()}"
+            )
+    like = next(explainer.model.parameters())
+    return [b.to(like.dtype) for b in boxes], classes

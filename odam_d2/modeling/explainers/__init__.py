@@ -1,0 +1,15 @@
+"""One file for each family of detectors; importing this package registers them."""
+
+from .base import Explainer, UnsupportedModelError, build_explainer, register_explainer
+from .pooled_heads import PooledHead, pooled_head
+from .rcnn import RCNNExplainer
+
+__all__ = [
+    "Explainer",
+    "PooledHead",
+    "RCNNExplainer",
+    "UnsupportedModelError",
+    "build_explainer",
+    "pooled_head",
+    "register_explainer",
+]

@@ -1,0 +1,121 @@
+"""
+Independent references: heat maps by plain autograd, one (instance, target) at a time, through
+Detectron2's own modules and torchvision's own RoIAlign.
+"""
+
+import torch
+from detectron2 import model_zoo
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.structures import Boxes, Instances
+
+from odam_d2 import OdamMaps, add_odam_config
+from odam_d2.core.windows import paste_window
+
+TARGETS = ("class", "class:3", "left", "top", "right", "bottom")
+
+
+def zoo_model(name, *, dtype=torch.float32, opts=(), seed=0):
+    """
+    A model of Detectron2's zoo with random weights, scaled so that features are of order one:
+    without training, they grow by orders of magnitude through the backbone, and boxes explode.
+    """
+    cfg = model_zoo.get_config(name)
+    add_odam_config(cfg)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0,
+                         "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, *opts])  # fmt: skip
+    torch.manual_seed(seed)
+    model = build_model(cfg).to(dtype).eval()
+    with torch.no_grad():
+        features = model.backbone(torch.randn(1, 3, 128, 192, dtype=dtype) * 60)
+        size = max(feature.std() for feature in features.values())
+        # Without biases, the backbone is positively homogeneous in its first layer.
+        bottom = getattr(model.backbone, "bottom_up", model.backbone)
+        bottom.stem.conv1.weight /= size
+    return model
+
+
+def two_images(dtype=torch.float32):
+    """A batch of two sizes, H != W, the first one shown at another size."""
+    generator = torch.Generator().manual_seed(3)
+    first = torch.randint(0, 256, (3, 128, 200), generator=generator)
+    second = torch.randint(0, 256, (3, 160, 96), generator=generator)
+    return [{"image": first.to(dtype), "height": 256, "width": 384}, {"image": second.to(dtype)}]
+
+
+def side_value(box, side):
+    return {"left": -box[0], "top": -box[1], "right": box[2], "bottom": box[3]}[side]
+
+
+def rcnn_maps(model, inputs, proposals, classes, targets, score="probability"):
+    """
+    For each image and instance, a list over targets of (level, map (H, W)).
+
+    Args:
+        proposals: for each image (N, 4), XYXY at the network's input.
+        classes: for each image (N,).
+    """
+    heads = model.roi_heads
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+    c4 = isinstance(heads, Res5ROIHeads)
+    names = heads.in_features if c4 else heads.box_in_features
+    levels = [features[name].detach().requires_grad_() for name in names]
+    given = [Instances((1, 1), proposal_boxes=Boxes(p)) for p in proposals]
+    boxes_in = [x.proposal_boxes for x in given]
+    if c4:
+        predictions = heads.box_predictor(
+            heads._shared_roi_transform(levels, boxes_in).mean(dim=[2, 3])
+        )
+    else:
+        predictions = heads.box_predictor(heads.box_head(heads.box_pooler(levels, boxes_in)))
+    sizes = [len(p) for p in proposals]
+    logits = predictions[0].split(sizes)
+    scores = heads.box_predictor.predict_probs(predictions, given)
+    boxes = heads.box_predictor.predict_boxes(predictions, given)
+    out = []
+    for b, labels in enumerate(classes):
+        rows = []
+        for i, label in enumerate(labels.tolist()):
+            box = boxes[b][i].view(-1, 4)
+            box = box[label if len(box) > 1 else 0]
+            value = (scores if score == "probability" else logits)[b][i]
+            rows.append([_level_map(_scalar(t, value, box, label), levels, b) for t in targets])
+        out.append(rows)
+    return out
+
+
+def _scalar(target, score, box, label):
+    if target.startswith("class"):
+        return score[int(target[6:]) if ":" in target else label]
+    return side_value(box, target)
+
+
+def _level_map(output, levels, image):
+    """Gradient with respect to every level; exactly one may have been read."""
+    gradients = torch.autograd.grad(output, levels, retain_graph=True, allow_unused=True)
+    size = [0 if g is None else float(g.abs().sum()) for g in gradients]
+    level = max(range(len(size)), key=size.__getitem__)
+    assert sum(s > 0 for s in size) <= 1
+    product = gradients[level][image] * levels[level][image].detach()
+    return level, product.sum(0).relu()
+
+
+def full_map(maps: OdamMaps, i: int, t: int):
+    """Map of instance i and target t on the whole feature map."""
+    window = (*maps.origins[i].tolist(), *maps.values.shape[-2:])
+    return paste_window(maps.values[i, t], window, tuple(maps.grid_sizes[i].tolist()))
+
+
+def worst_error(maps: OdamMaps, references) -> float:
+    """Largest relative error over all instances and targets; also checks levels."""
+    assert len(maps) == len(references)
+    worst = 0.0
+    for i, row in enumerate(references):
+        for t, (level, reference) in enumerate(row):
+            peak = float(reference.max())
+            if peak:
+                assert level == maps.levels[i]
+            error = float((full_map(maps, i, t) - reference).abs().max())
+            worst = max(worst, error / peak if peak else error)
+    return worst
