@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-__all__ = ["UserError", "run_tool"]
+__all__ = ["UserError", "one_line", "run_tool"]
 
 
 class UserError(Exception):
     """Something outside the program is wrong; the message is one sentence for the user."""
+
+
+def one_line(error: Exception) -> str:
+    """The message of an exception without line breaks."""
+    return " ".join(str(error).split())
 
 
 def run_tool(main: Callable[[], object]) -> int:
@@ -22,7 +27,8 @@ def run_tool(main: Callable[[], object]) -> int:
 
     Returns:
         The exit status: 0 for success, 1 after a :class:`UserError` (also one that was raised in
-        a process that Detectron2's ``launch`` started), 130 after Ctrl-C. Other exceptions pass.
+        a process that Detectron2's ``launch`` started) or an :class:`OSError`, 130 after Ctrl-C.
+        Other exceptions pass.
     """
     try:
         main()
@@ -33,6 +39,9 @@ def run_tool(main: Callable[[], object]) -> int:
         if sentence is None:
             raise
         return _report(sentence.group(1))
+    except OSError as error:  # a file or folder that is not as it should be
+        where = f": {error.filename!r}" if error.filename else ""
+        return _report(f"{error.strerror}{where}" if error.strerror else str(error))
     except KeyboardInterrupt as interrupt:
         print(f"interrupted {interrupt}".strip(), file=sys.stderr)
         return 130

@@ -1,17 +1,15 @@
 """
 Real pictures with COCO annotations: blood cells (BCCD) and 96 images of COCO train2017.
 
-Both are looked for under the folder that ``DETECTRON2_DATASETS`` names, as Detectron2 does; they are
-not part of this project.
+Both are looked for under the folder that ``DETECTRON2_DATASETS`` names, as Detectron2 does; they
+are not part of this project.
 """
 
 import os
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
-
-from odam_d2.errors import UserError
 
 __all__ = ["BCCD_CLASSES", "register_bccd", "register_coco128"]
 
@@ -44,18 +42,5 @@ def register_coco128(root: str) -> None:
 
 
 def _register(name: str, json_file: str, image_root: str, metadata: dict) -> None:
-    if name in DatasetCatalog.list():
-        return
-    DatasetCatalog.register(name, lambda: _load(name, json_file, image_root))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
-    )
-
-
-def _load(name: str, json_file: str, image_root: str) -> list[dict]:
-    if not os.path.isfile(json_file):
-        raise UserError(
-            f"data set {name!r} needs {json_file!r}, which does not exist; the environment "
-            "variable DETECTRON2_DATASETS names the folder of the data sets"
-        )
-    return load_coco_json(json_file, image_root, name)
+    if name not in DatasetCatalog.list():
+        register_coco_instances(name, metadata, json_file, image_root)

@@ -1,10 +1,12 @@
 """What can be known to be wrong before a run starts."""
 
 import argparse
+import difflib
+import os
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from odam_d2.errors import UserError
 
@@ -22,7 +24,8 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: Detectron2's default arguments.
 
     Raises:
-        UserError: more GPUs asked for than there are, an unknown data set, no weights.
+        UserError: more GPUs asked for than there are, a data set that is unknown or missing, no
+            such weights file.
     """
     if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
         raise UserError(
@@ -31,6 +34,24 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         )
     needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     for name in needed:
-        if name not in DatasetCatalog.list():
-            raise UserError(f"data set {name!r} is not registered")
+        _check_dataset(name)
     check_weights_exist(cfg.MODEL.WEIGHTS)
+
+
+def _check_dataset(name: str) -> None:
+    """Fail now, not after training, when a data set is unknown or cannot be read."""
+    known = DatasetCatalog.list()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"data set {name!r} is not registered{hint}")
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file is None or os.path.isfile(json_file):
+        return
+    try:
+        DatasetCatalog.get(name)  # a generated data set is made here
+    except FileNotFoundError as error:
+        raise UserError(
+            f"data set {name!r} needs {json_file!r}, which does not exist; the environment "
+            "variable DETECTRON2_DATASETS names the folder of the data sets"
+        ) from error

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from odam_d2.config import add_odam_config
-from odam_d2.errors import UserError
+from odam_d2.errors import UserError, one_line
 
 __all__ = ["setup_cfg"]
 
@@ -56,7 +56,7 @@ def _merge_file(cfg: CfgNode, config_file: str) -> dict:
     except KeyError as error:
         raise UserError(f"{config_file}: {_unknown_key(cfg, error)}") from error
     except (ValueError, AssertionError, TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{config_file} is not a usable config: {_one_line(error)}") from error
+        raise UserError(f"{config_file} is not a usable config: {one_line(error)}") from error
     return content
 
 
@@ -69,7 +69,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
         except (KeyError, AssertionError) as error:
             raise UserError(_unknown_key(cfg, error, key)) from error
         except ValueError as error:
-            raise UserError(f"{key} cannot be {value!r}: {_one_line(error)}") from error
+            raise UserError(f"{key} cannot be {value!r}: {one_line(error)}") from error
 
 
 def _unknown_key(cfg: CfgNode, error: Exception, key: str = "") -> str:
@@ -88,10 +88,6 @@ def _leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
             yield from _leaf_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _settle_device(cfg: CfgNode, explicit: bool) -> None:

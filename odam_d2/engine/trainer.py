@@ -7,6 +7,8 @@ from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from torch import nn
 
+from odam_d2.errors import UserError, one_line
+
 __all__ = ["Trainer"]
 
 
@@ -36,15 +38,25 @@ class Trainer(DefaultTrainer):
     def train(self):
         """
         Train from ``start_iter`` to ``max_iter``. On Ctrl-C, what was trained so far is saved
-        first, so that ``--resume`` continues from the last finished iteration.
+        first, so that ``--resume`` continues after the last finished iteration.
+
+        Raises:
+            UserError: the loss is not finite any more.
         """
         try:
             return super().train()
+        except FloatingPointError as error:
+            raise UserError(
+                f"training diverged, a smaller SOLVER.BASE_LR may help: {one_line(error)}"
+            ) from error
         except KeyboardInterrupt:
-            self.iter -= 1  # the iteration under way is repeated when resuming
-            if self.iter < self.start_iter:
-                raise
-            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
-            raise KeyboardInterrupt(
-                f"after iteration {self.iter}; go on with --resume (OUTPUT_DIR {self.cfg.OUTPUT_DIR})"
-            ) from None
+            finished = self._save_interrupted()
+            raise KeyboardInterrupt(finished) from None
+
+    def _save_interrupted(self) -> str:
+        """Save a checkpoint in the middle of an iteration; say up to where it goes."""
+        self.iter -= 1  # the iteration under way is repeated when resuming
+        if self.iter < self.start_iter:
+            return "before the first iteration"
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        return f"after iteration {self.iter}, saved in {self.cfg.OUTPUT_DIR}: --resume goes on"

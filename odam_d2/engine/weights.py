@@ -6,6 +6,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+import odam_d2.model_zoo  # noqa: F401 (makes odam:// addresses known)
 from odam_d2.errors import UserError
 
 __all__ = ["check_weights_exist", "load_weights"]

@@ -1,0 +1,44 @@
+"""Making a training checkpoint small enough to ship."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from odam_d2.errors import UserError
+
+__all__ = ["strip_checkpoint"]
+
+
+def strip_checkpoint(source: str | Path, target: str | Path) -> int:
+    """
+    Keep only the weights of a checkpoint that Detectron2's trainer wrote: no optimizer, scheduler
+    or iteration, floating point values in float32. It loads by ``MODEL.WEIGHTS`` as before.
+
+    Args:
+        source: a ``.pth`` file of the trainer.
+        target: where to write the result; replaced only when complete.
+
+    Returns:
+        The size of the result in bytes.
+
+    Raises:
+        UserError: ``source`` is missing or is not such a checkpoint.
+    """
+    try:
+        model = torch.load(source, map_location="cpu", weights_only=True)["model"]
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {str(source)!r} does not exist") from error
+    except Exception as error:  # whatever unpickling a foreign file may raise
+        raise UserError(f"{str(source)!r} is not a checkpoint of the trainer") from error
+    # clone: a view would drag its whole storage into the file
+    kept = {
+        name: (value.float() if value.is_floating_point() else value).clone()
+        for name, value in model.items()
+    }
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    torch.save({"model": kept}, partial)
+    os.replace(partial, target)
+    return target.stat().st_size

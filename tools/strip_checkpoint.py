@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""
+Reduce a training checkpoint to the weights of its model.
+
+    tools/strip_checkpoint.py output/crowdshapes/retinanet/model_final.pth retinanet.pth
+"""
+
+import argparse
+import sys
+
+from odam_d2.errors import run_tool
+from odam_d2.model_zoo.strip import strip_checkpoint
+
+
+def main() -> None:
+    """Parse the arguments and strip."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("source", help="checkpoint written by tools/train_net.py")
+    parser.add_argument("target", help="file to write")
+    args = parser.parse_args()
+    size = strip_checkpoint(args.source, args.target)
+    print(f"{args.target}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
