@@ -10,7 +10,7 @@ from checks import InstallError
 
 __all__ = ["Pip"]
 
-SHOWN = ("Building wheel", "ERROR", "Successfully uninstalled")
+SHOWN = ("Building wheels", "ERROR", "Successfully uninstalled")
 SILENCE_S = 20
 
 
