@@ -85,6 +85,35 @@ def rcnn_maps(model, inputs, proposals, classes, targets, score="probability"):
     return out
 
 
+def retinanet_maps(model, inputs, origins, classes, targets, score="probability"):
+    """
+    As :func:`rcnn_maps`.
+
+    Args:
+        origins: for each image (N, 2), level and index of the anchor in Detectron2's order.
+        classes: for each image (N,).
+    """
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+    levels = [features[name].detach().requires_grad_() for name in model.head_in_features]
+    logits, deltas = model._transpose_dense_predictions(
+        list(model.head(levels)), [model.num_classes, 4]
+    )
+    anchors = model.anchor_generator(levels)
+    out = []
+    for b, labels in enumerate(classes):
+        rows = []
+        for (level, index), label in zip(origins[b].tolist(), labels.tolist(), strict=True):
+            values = logits[level][b, index]
+            values = values.sigmoid() if score == "probability" else values
+            box = model.box2box_transform.apply_deltas(
+                deltas[level][b, index][None], anchors[level].tensor[index][None]
+            )[0]
+            rows.append([_level_map(_scalar(t, values, box, label), levels, b) for t in targets])
+        out.append(rows)
+    return out
+
+
 def _scalar(target, score, box, label):
     if target.startswith("class"):
         return score[int(target[6:]) if ":" in target else label]

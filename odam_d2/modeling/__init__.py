@@ -1,6 +1,13 @@
 from .explain import explain, explain_boxes
 from .explainers import UnsupportedModelError
-from .meta_arch import OdamRCNN
+from .meta_arch import OdamRCNN, OdamRetinaNet
 from .settings import ExplainSettings
 
-__all__ = ["ExplainSettings", "OdamRCNN", "UnsupportedModelError", "explain", "explain_boxes"]
+__all__ = [
+    "ExplainSettings",
+    "OdamRCNN",
+    "OdamRetinaNet",
+    "UnsupportedModelError",
+    "explain",
+    "explain_boxes",
+]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.meta_arch import RetinaNet
 
 from .explainers import build_explainer
 from .settings import ExplainSettings
 from .state import borrowed
 
-__all__ = ["OdamRCNN"]
+__all__ = ["OdamRCNN", "OdamRetinaNet"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -45,3 +46,31 @@ class OdamRCNN(GeneralizedRCNN):
         with borrowed(self):
             view = build_explainer(self, self.odam).view()
             return view.inference(batched_inputs, do_postprocess=do_postprocess)
+
+
+@META_ARCH_REGISTRY.register()
+class OdamRetinaNet(RetinaNet):
+    """
+    ``RetinaNet`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`.
+    """
+
+    @configurable
+    def __init__(self, *, odam: ExplainSettings | None = None, **kwargs):
+        """
+        Args:
+            odam: what to explain, and how; None for nothing.
+            **kwargs: as for ``RetinaNet``.
+        """
+        super().__init__(**kwargs)
+        self.odam = odam
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {**super().from_config(cfg), "odam": ExplainSettings.from_config(cfg)}
+
+    def forward(self, batched_inputs):
+        """As ``RetinaNet.forward``."""
+        if self.training or self.odam is None or not self.odam.targets:
+            return super().forward(batched_inputs)
+        with borrowed(self):
+            return build_explainer(self, self.odam).view()(batched_inputs)

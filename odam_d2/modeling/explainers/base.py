@@ -114,10 +114,12 @@ class Explainer(ABC):
         """
         if not len(instances):
             return
-        clipped = Boxes(boxes.clone())
-        clipped.clip(instances.image_size)
+        again, found = Boxes(boxes.clone()), instances.pred_boxes.clone()
+        # Not every detector has clipped its boxes at this point.
+        again.clip(instances.image_size)
+        found.clip(instances.image_size)
         size = max(instances.image_size)
-        moved = (clipped.tensor - instances.pred_boxes.tensor).abs().max() / size
+        moved = (again.tensor - found.tensor).abs().max() / size
         changed = (scores - instances.scores).abs().max()
         if not (moved < _SAME and changed < _SAME):
             raise UnsupportedModelError(
