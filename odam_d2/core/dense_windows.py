@@ -20,11 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from odam_d2.core.full_convolution import FullConvolution
-from odam_d2.core.heatmap import smooth, smoothing_radius
+from odam_d2.core.heatmap import gaussian_kernel, smoothing_radius
 
 __all__ = ["ConvLayer", "DenseHead", "OutputCells", "Windows", "gather_windows"]
 
@@ -194,9 +193,8 @@ class DenseHead:
             here = cells.select(index[0])
             feature = gather_windows(features, here, radius).to(gradient.dtype)
             if margin:
-                gradient = F.pad(gradient.permute(2, 3, 4, 0, 1), (margin,) * 4)
-                gradient = smooth(gradient, sigma).permute(3, 4, 0, 1, 2)
-            maps = torch.einsum("hwntc,hwnc->nthw", gradient, feature)
+                gradient = _smooth_and_widen(gradient, sigma)
+            maps = (gradient @ feature[..., None])[..., 0].permute(2, 3, 0, 1)
             inside = cells_inside(_sizes(features), here, radius)
             out[index] = maps * inside.permute(2, 0, 1)[:, None]
         return Windows(out if signed else out.relu_(), cells.row - radius, cells.column - radius)
@@ -241,7 +239,6 @@ class DenseHead:
         cells: OutputCells,
     ) -> Tensor:
         """Gradient (h, h, n, t, C) of the outputs that ``seeds`` (n, t, P) select."""
-        num, targets = seeds.shape[:2]
         gradient = torch.einsum("ntp,pcyx->yxntc", seeds.to(self.predictor), self.predictor)
         radius = gradient.shape[0] // 2
         for conv, mask in zip(reversed(self.convolutions), reversed(masks), strict=True):
@@ -249,8 +246,7 @@ class DenseHead:
             derivative = cells_inside(sizes, cells, radius)[..., None]
             if mask is not None:
                 derivative = gather_windows(mask, cells, radius) * derivative
-            gradient = gradient * derivative.to(gradient.dtype)[:, :, :, None]
-            gradient = conv(gradient.flatten(2, 3)).unflatten(2, (num, targets))
+            gradient = conv(gradient, derivative.to(gradient.dtype)[:, :, :, None])
             radius += conv.kernel // 2
         return gradient * cells_inside(sizes, cells, radius)[..., None, None]
 
@@ -258,3 +254,20 @@ class DenseHead:
 def _sizes(maps: LevelMaps) -> list[tuple[int, int]]:
     """(height, width) of each level, in cells."""
     return [(m.shape[-2], m.shape[-1]) for m in maps]
+
+
+def _smooth_and_widen(windows: Tensor, sigma: float) -> Tensor:
+    """
+    Convolve windows (h, h, ...) with a Gaussian, (h + 2 s, h + 2 s, ...), s its radius.
+
+    The same as padding by s and :func:`odam_d2.core.heatmap.smooth`, but as two matrix products
+    in the order of axes at hand: torch's convolution of single channels costs ten times the memory.
+    """
+    kernel = gaussian_kernel(sigma, windows)
+    side = len(windows)
+    # band[v, i] = kernel[v - i]
+    band = windows.new_zeros(side + len(kernel) - 1, side)
+    for i in range(side):
+        band[i : i + len(kernel), i] = kernel
+    rows = (band @ windows.flatten(1)).unflatten(1, windows.shape[1:])
+    return (band @ rows.flatten(2)).unflatten(2, windows.shape[2:])
