@@ -1,6 +1,9 @@
 """ODAM for Detectron2: one heat map per decision of an object detector, for every detection."""
 
-from . import data  # registers the data sets
+from . import (
+    _requirements,  # noqa: F401  -- first: says what is missing
+    data,  # registers the data sets
+)
 from .config import add_odam_config
 from .modeling import ExplainSettings, UnsupportedModelError, explain, explain_boxes
 from .structures import OdamMaps
