@@ -105,8 +105,7 @@ class Demo:
         folders = plan_folders(paths, self.output)
         page = os.path.join(self.output, _PAGE)
         try:
-            for path, folder in tqdm(list(zip(paths, folders, strict=True)), unit="image"):
-                self._explain(path, folder)
+            self._explain_all(paths, folders, page)
         except KeyboardInterrupt:
             where = f"; they are in {page}" if self.done else ""
             raise KeyboardInterrupt(
@@ -114,12 +113,18 @@ class Demo:
             ) from None
         except OSError as error:
             raise UserError(f"output {self.output!r} cannot be written to: {error}") from error
-        finally:
-            if self.done:
-                self._write_page(page)
         if self.unreadable:
             raise UserError(self._complaint(page))
         return page
+
+    def _explain_all(self, paths: Sequence[str], folders: Sequence[str], page: str) -> None:
+        """Explain image by image; whatever happens, those that were finished get their page."""
+        try:
+            for path, folder in tqdm(list(zip(paths, folders, strict=True)), unit="image"):
+                self._explain(path, folder)
+        finally:
+            if self.done:
+                write_report(page, self.done, subtitle=self.subtitle, notes=self.unreadable)
 
     def _explain(self, path: str, folder: str) -> None:
         try:
@@ -138,9 +143,6 @@ class Demo:
         self.done.append(
             write_image(self.output, folder, path, image, best, self.class_names, found)
         )
-
-    def _write_page(self, page: str) -> None:
-        write_report(page, self.done, subtitle=self.subtitle, notes=self.unreadable)
 
     def _complaint(self, page: str) -> str:
         count = len(self.unreadable)
