@@ -85,6 +85,26 @@ class Explainer(ABC):
             ``odam_maps``.
         """
 
+    @abstractmethod
+    def explain_detections(self, *head_and_instances) -> None:
+        """
+        Called by the view with what the head read (and gave) and the traced detections of each
+        image: sets their field ``odam_maps``.
+        """
+
+    @abstractmethod
+    def autograd_outputs(self, *head_and_instances) -> tuple[list[Tensor], Tensor]:
+        """
+        The definition that fast ways are held to: the head's own graph, for plain autograd.
+
+        Args:
+            *head_and_instances: as for :meth:`explain_detections`, before it ran.
+
+        Returns:
+            Leaves, the feature maps (I, C, H, W) of each level, and the values (N, T) of
+            :attr:`parts` for the detections of all images, computed from them.
+        """
+
     def pack(self, values: Tensor, **geometry: Tensor) -> OdamMaps:
         """
         Name the maps, and add ``combined`` where it was asked for.

@@ -98,8 +98,6 @@ class RCNNExplainer(Explainer):
 
     def explain_detections(self, features: dict[str, Tensor], instances: list[Instances]) -> None:
         """
-        Set ``odam_maps`` on traced detections.
-
         Args:
             features: the backbone's, as the ROI heads got them.
             instances: one for each image, with the field that the traced predictor set.
@@ -112,6 +110,17 @@ class RCNNExplainer(Explainer):
             self.check_same(found, scores, boxes)
             found.odam_maps = maps
             found.remove(_ORIGIN)
+
+    @torch.enable_grad()
+    def autograd_outputs(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> tuple[list[Tensor], Tensor]:
+        leaves = [features[name].detach().requires_grad_() for name in self.head.in_features]
+        proposals = [found.get(_ORIGIN) for found in instances]
+        classes = torch.cat([found.pred_classes for found in instances])
+        pooled = self.head.pooler(leaves, proposals)
+        outputs, _, _ = self._outputs(pooled, Boxes.cat(proposals), classes)
+        return leaves, torch.stack(outputs, dim=1)
 
     def _maps(
         self,
@@ -151,25 +160,31 @@ class RCNNExplainer(Explainer):
         pooled features, probabilities (n,) of ``classes`` and predicted boxes (n, 4).
         """
         pooled = self.head.pooler(levels, [proposals]).detach()
-        given = Instances((0, 0), proposal_boxes=proposals)
-        row = torch.arange(len(proposals), device=pooled.device)
         with torch.enable_grad():
             pooled.requires_grad_()
-            predictions = self.head.predict(pooled)
-            (probabilities,) = self.head.predictor.predict_probs(predictions, [given])
-            (boxes,) = self.head.predictor.predict_boxes(predictions, [given])
-            # One box for each class, or one for all of them.
-            boxes = boxes.view(len(row), -1, 4)
-            boxes = boxes[row, classes if boxes.shape[1] > 1 else 0]
-            scores = predictions[0] if self.settings.score == "logit" else probabilities
-            outputs = [_output(t, scores, outward(boxes), classes, row) for t in self.parts]
+            outputs, scores, boxes = self._outputs(pooled, proposals, classes)
             last = len(outputs) - 1
             gradient = [
                 torch.autograd.grad(output.sum(), pooled, retain_graph=number < last)[0]
                 for number, output in enumerate(outputs)
             ]
-        scores = probabilities.detach()[row, classes]
-        return torch.stack(gradient, dim=1), scores, boxes.detach()
+        return torch.stack(gradient, dim=1), scores.detach(), boxes.detach()
+
+    def _outputs(
+        self, pooled: Tensor, proposals: Boxes, classes: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """T targets (n,) as the head gives them, probabilities (n,) and boxes (n, 4)."""
+        given = Instances((0, 0), proposal_boxes=proposals)
+        row = torch.arange(len(proposals), device=pooled.device)
+        predictions = self.head.predict(pooled)
+        (probabilities,) = self.head.predictor.predict_probs(predictions, [given])
+        (boxes,) = self.head.predictor.predict_boxes(predictions, [given])
+        # One box for each class, or one for all of them.
+        boxes = boxes.view(len(row), -1, 4)
+        boxes = boxes[row, classes if boxes.shape[1] > 1 else 0]
+        scores = predictions[0] if self.settings.score == "logit" else probabilities
+        outputs = [_output(t, scores, outward(boxes), classes, row) for t in self.parts]
+        return outputs, probabilities[row, classes], boxes
 
     def _heat_maps(
         self,

@@ -105,8 +105,6 @@ class RetinaNetExplainer(Explainer):
         self, features: list[Tensor], predictions: list[list[Tensor]], results: list[Instances]
     ) -> None:
         """
-        Set ``odam_maps`` on traced detections.
-
         Args:
             features: what the head read, one for each level.
             predictions: logits and deltas that it gave, lists over levels.
@@ -123,6 +121,15 @@ class RetinaNetExplainer(Explainer):
             self.check_same(found, score, box)
             found.odam_maps = part
             found.remove(ORIGIN)
+
+    @torch.enable_grad()
+    def autograd_outputs(
+        self, features: list[Tensor], predictions: list[list[Tensor]], results: list[Instances]
+    ) -> tuple[list[Tensor], Tensor]:
+        anchors = self.model.anchor_generator(features)
+        chosen = self._choose([found.get(ORIGIN) for found in results], anchors, features)
+        classes = torch.cat([found.pred_classes for found in results])
+        return self._with_graph(features, chosen, classes)
 
     def _traced_head(self) -> nn.Module:
         if not self.local:
@@ -237,16 +244,12 @@ class RetinaNetExplainer(Explainer):
         width = max(features[level].shape[-1] for level in used)
         values = logits.new_zeros((len(chosen), len(self.parts), height, width))
         with torch.enable_grad():
-            leaves = [feature.detach().requires_grad_() for feature in features]
-            predictions = self.model.head(leaves)
-            logits = chosen.read(predictions[0], self.num_classes)
-            deltas = chosen.read(predictions[1], 4)
-            for number, target in enumerate(self.parts):
-                outputs = self._outputs(target, logits, deltas, chosen, classes)
+            leaves, outputs = self._with_graph(features, chosen, classes)
+            for number in range(len(self.parts)):
                 for level in used:
                     index = (cells.level == level).nonzero().squeeze(1)
                     maps = gradient_heat_maps(
-                        outputs[index],
+                        outputs[index, number],
                         leaves[level],
                         cells.image[index],
                         sigma=self.settings.smoothing_sigma,
@@ -254,6 +257,17 @@ class RetinaNetExplainer(Explainer):
                     )
                     values[index, number, : maps.shape[-2], : maps.shape[-1]] = maps
         return values, cells.level.new_zeros((len(chosen), 2))
+
+    def _with_graph(
+        self, features: list[Tensor], chosen: Anchors, classes: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """The head once more, from leaves (one for each level) to the targets (N, T)."""
+        leaves = [feature.detach().requires_grad_() for feature in features]
+        predictions = self.model.head(leaves)
+        logits = chosen.read(predictions[0], self.num_classes)
+        deltas = chosen.read(predictions[1], 4)
+        outputs = [self._outputs(t, logits, deltas, chosen, classes) for t in self.parts]
+        return leaves, torch.stack(outputs, dim=1)
 
 
 def _is_local(head: nn.Module) -> bool:

@@ -1,0 +1,238 @@
+"""
+What explaining costs, measured in one process: plain inference, ours, and per-map autograd.
+
+Random numbers stand in for a photograph: the time does not depend on what is seen, only on how many
+instances are explained and on which levels they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor
+from tqdm import tqdm
+
+from odam_d2.core.windows import paste_window
+from odam_d2.errors import UserError
+from odam_d2.modeling.explainers import Explainer, build_explainer
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.views import view_of
+from odam_d2.structures import OdamMaps
+
+from .weights import load_weights
+
+__all__ = ["BenchmarkCase", "measure", "peak_memory"]
+
+
+@dataclass(frozen=True)
+class BenchmarkCase:
+    """
+    What is measured.
+
+    Attributes:
+        cfg: config of the detector. Its score threshold is lowered to 0, so that the number of
+            instances is what is asked for.
+        size: (height, width) of the image in pixels, as the network gets it.
+        instances: detections to explain.
+        spread: for a dense detector, how many instances of each level; None explains the best.
+        runs: timed runs of inference; the median counts.
+        references: instances of each level whose maps are also computed by autograd.
+    """
+
+    cfg: CfgNode
+    size: tuple[int, int] = (800, 1216)
+    instances: int = 100
+    spread: Sequence[int] | None = None
+    runs: int = 5
+    references: int = 1
+
+
+class _Spread:
+    """Mixin for a ``DenseDetector``: a fixed number of candidates of each level."""
+
+    def forward_inference(self, images, features, predictions):
+        anchors = self.anchor_generator(features)
+        if len(anchors) != len(self.odam_spread):
+            raise UserError(
+                f"--spread has {len(self.odam_spread)} numbers, but the detector has "
+                f"{len(anchors)} levels"
+            )
+        quota = {len(a): n for a, n in zip(anchors, self.odam_spread, strict=True)}
+        object.__setattr__(self, "odam_quota", quota)
+        return super().forward_inference(images, features, predictions)
+
+    def _decode_per_level_predictions(self, anchors, scores, deltas, thresh, topk, size):
+        quota = self.odam_quota[len(scores)]
+        return super()._decode_per_level_predictions(anchors, scores, deltas, thresh, quota, size)
+
+
+@dataclass
+class _Work:
+    """A built case: two ways of running one detector on one image."""
+
+    plain: Callable[[], object]
+    ours: Callable[[], object]
+    explainer: Explainer
+
+
+def _build(case: BenchmarkCase) -> _Work:
+    cfg = case.cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = sum(case.spread) if case.spread else case.instances
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS)
+    image = torch.randint(0, 256, (3, *case.size)).float()
+    explainer = build_explainer(model, ExplainSettings.from_config(cfg))
+    plain, ours = view_of(explainer.model), explainer.view()
+    if case.spread:
+        if not hasattr(plain, "forward_inference"):
+            raise UserError("--spread is for dense detectors, which have no proposals")
+        state = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
+        plain, ours = (view_of(view, _Spread, **state) for view in (plain, ours))
+    inputs = [{"image": image}]
+    return _Work(lambda: plain(inputs), lambda: ours(inputs), explainer)
+
+
+def measure(case: BenchmarkCase) -> dict:
+    """
+    Time a case in this process.
+
+    Returns:
+        ``forward_s`` (plain inference), ``explain_s`` (what explaining adds to it, all included),
+        ``overhead`` (their ratio), ``autograd_s_per_map`` (one backward pass for one map, mean over
+        the instances), ``speedup`` (autograd for all maps over ``explain_s``),
+        ``max_relative_error`` over ``autograd_maps`` maps that were computed both ways,
+        ``num_instances`` and ``num_targets``.
+    """
+    work = _build(case)
+    with borrowed(work.explainer.model):
+        times: list[tuple[float, float]] = []
+        for run in tqdm(range(case.runs + 1), desc="plain inference and ours", unit="run"):
+            pair = _seconds(work.plain), _seconds(work.ours)
+            if run:  # the first run warms up
+                times.append(pair)
+        forward = statistics.median(plain for plain, _ in times)
+        # Paired: the speed of a machine drifts, less so between neighbours.
+        explain = statistics.median(ours - plain for plain, ours in times)
+        maps, per_map, error, count = _autograd(work, case.references)
+    return {
+        "forward_s": forward,
+        "explain_s": explain,
+        "overhead": explain / forward,
+        "autograd_s_per_map": per_map,
+        "speedup": per_map * len(maps) * len(maps.targets) / explain,
+        "max_relative_error": error,
+        "num_instances": len(maps),
+        "num_targets": len(maps.targets),
+        "autograd_maps": count,
+    }
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    way()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _autograd(work: _Work, references: int) -> tuple[OdamMaps, float, float, int]:
+    """
+    The same maps by plain autograd, for some instances of each level: our maps, seconds per map
+    (each level weighted by its instances), largest relative error, number of maps compared.
+    """
+    explainer, graphs, found = work.explainer, [], []
+    explain_detections = explainer.explain_detections
+
+    def recorded(*args):
+        graphs.append(explainer.autograd_outputs(*args))
+        explain_detections(*args)
+        found.extend(args[-1])
+
+    explainer.explain_detections = recorded
+    try:
+        work.ours()
+    finally:
+        del explainer.explain_detections
+    (leaves, outputs), maps = graphs[0], found[0].odam_maps
+    seconds, error, count = 0.0, 0.0, 0
+    for level in tqdm(maps.levels.unique().tolist(), desc="per-map autograd", unit="level"):
+        members = (maps.levels == level).nonzero().squeeze(1).tolist()
+        spent = []
+        for i in members[:references]:
+            for t in range(len(maps.targets)):
+                elapsed, reference = _one_map(outputs, (i, t), leaves[level])
+                spent.append(elapsed)
+                error = max(error, _relative_error(maps, i, t, reference))
+        seconds += statistics.mean(spent) * len(members)
+        count += len(spent)
+    return maps, seconds / max(len(maps), 1), error, count
+
+
+def _one_map(outputs: Tensor, index: tuple[int, int], leaf: Tensor) -> tuple[float, Tensor]:
+    """Seconds and heat map (H, W) of one output, by one backward pass."""
+    start = time.perf_counter()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(outputs[index], leaf, retain_graph=True)
+    reference = (gradient[0] * leaf[0].detach()).sum(dim=0).relu()
+    if leaf.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, reference
+
+
+def _relative_error(maps: OdamMaps, i: int, t: int, reference: Tensor) -> float:
+    window = (*maps.origins[i].tolist(), *maps.values.shape[-2:])
+    full = paste_window(maps.values[i, t], window, tuple(reference.shape))
+    peak = float(reference.max())
+    return float((full - reference).abs().max()) / peak if peak else float(full.max())
+
+
+def peak_memory(case: BenchmarkCase) -> dict:
+    """
+    Peak resident memory of two fresh processes on the CPU: one that runs plain inference, one that
+    also explains. In MB: ``memory_plain_mb``, ``memory_explain_mb`` and ``memory_added_mb``.
+    """
+    plain, ours = (_peak_of_child(case, name) for name in ("plain", "ours"))
+    return {
+        "memory_plain_mb": plain,
+        "memory_explain_mb": ours,
+        "memory_added_mb": ours - plain,
+    }
+
+
+def _peak_of_child(case: BenchmarkCase, way: str) -> float:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_report_peak, args=(case, way, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise UserError(f"the process that measures memory ({way}) died") from None
+    finally:
+        process.join()
+
+
+def _report_peak(case: BenchmarkCase, way: str, sender) -> None:
+    work = _build(case)
+    with borrowed(work.explainer.model):
+        for _ in range(2):
+            getattr(work, way)()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send(peak / 2**20 if sys.platform == "darwin" else peak / 2**10)

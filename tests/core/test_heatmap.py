@@ -1,0 +1,56 @@
+"""Heat maps, smoothing, normalising and combining, by hand and against scipy."""
+
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from odam_d2.core.heatmap import combine, heat_map, normalize, smooth, smoothing_radius
+from odam_d2.core.windows import cut_window, paste_window
+
+
+def test_heat_map_by_hand():
+    """Two channels on a 1 x 3 grid: sums 1*2+3*1=5, 2*(-1)+0=-2 -> 0, 0*5+1*4=4."""
+    gradient = torch.tensor([[[1.0, 2.0, 0.0]], [[3.0, 0.0, 1.0]]])
+    feature = torch.tensor([[[2.0, -1.0, 5.0]], [[1.0, 7.0, 4.0]]])
+    assert heat_map(gradient, feature).tolist() == [[5.0, 0.0, 4.0]]
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.7])
+def test_smoothing_equals_scipy(sigma):
+    """scipy cuts at int(truncate * sigma + 0.5): ask it for our radius."""
+    x = torch.rand(2, 9, 14, dtype=torch.float64)
+    radius = smoothing_radius(sigma)
+    expected = [gaussian_filter(m, sigma, mode="constant", truncate=radius / sigma) for m in x]
+    torch.testing.assert_close(smooth(x, sigma), torch.as_tensor(expected))
+
+
+def test_smoothing_happens_before_the_product_with_the_feature():
+    gradient, feature = torch.zeros(1, 5, 7), torch.zeros(1, 5, 7)
+    gradient[0, 2, 2], feature[0, 2, 3] = 1.0, 1.0
+    assert heat_map(gradient, feature).max() == 0
+    smoothed = heat_map(gradient, feature, sigma=1.0)
+    assert smoothed.argmax() == 2 * 7 + 3
+    assert (smoothed > 0).sum() == 1
+
+
+def test_normalize_keeps_zero_maps_and_zeros():
+    maps = torch.tensor([[[0.0, 2.0], [4.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert normalize(maps).tolist() == [[[0, 0.5], [1, 0.25]], [[0, 0], [0, 0]]]
+    assert normalize(torch.zeros(0, 3, 0, 0)).shape == (0, 3, 0, 0)
+
+
+def test_combine_is_the_maximum_of_normalised_maps():
+    """A map of large values must not hide one of small values."""
+    maps = torch.tensor([[[[100.0, 50.0]], [[0.01, 0.02]]]])
+    assert combine(maps).tolist() == [[[[1.0, 1.0]]]]
+
+
+@pytest.mark.parametrize("window", [(1, 2, 3, 4), (-2, -1, 4, 5), (3, 5, 6, 6), (-1, -1, 9, 12)])
+def test_paste_is_the_adjoint_of_cut(window):
+    """<cut(a), b> = <a, paste(b)> for windows inside and over every border."""
+    grid = (6, 8)
+    a = torch.rand(2, *grid, dtype=torch.float64)
+    b = torch.rand(2, *window[2:], dtype=torch.float64)
+    cut = cut_window(a, window)
+    assert cut.shape == b.shape
+    torch.testing.assert_close((cut * b).sum(), (a * paste_window(b, window, grid)).sum())

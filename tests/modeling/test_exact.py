@@ -1,0 +1,170 @@
+"""
+Every map equals plain autograd, one (instance, target) at a time, on architectures of the zoo: two
+image sizes in a batch, H != W, boxes over the border, of one pixel, larger than the image.
+"""
+
+import pytest
+import torch
+from conftest import SLIM
+from detectron2.structures import Boxes
+from oracle import TARGETS, rcnn_maps, retinanet_maps, two_images, worst_error, zoo_model
+
+from odam_d2 import explain, explain_boxes
+from odam_d2.modeling.explainers.dense import ORIGIN, nearest_anchors
+
+BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+BOXES = [
+    [[10, 10, 60, 100], [-30, -20, 40, 70], [150, 90, 230, 150], [5, 5, 6, 6], [0, 0, 200, 128]],
+    [[20, 30, 70, 140]],
+]
+CLASSES = [[0, 5, 79, 3, 7], [2]]
+FIRST_SCALE = [384 / 200, 2.0, 384 / 200, 2.0]  # output size over network size of image 0
+
+
+def given_boxes(dtype):
+    """Boxes at the network's input and at the output, and classes."""
+    network = [torch.tensor(b, dtype=dtype) for b in BOXES]
+    output = [network[0] * torch.tensor(FIRST_SCALE, dtype=dtype), network[1]]
+    return network, output, [torch.tensor(c) for c in CLASSES]
+
+
+def rcnn_references(model, inputs, network, classes, score):
+    return rcnn_maps(model, inputs, network, classes, TARGETS, score)
+
+
+def retinanet_references(model, inputs, network, classes, score):
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+    anchors = model.anchor_generator([features[name] for name in model.head_in_features])
+    origins = [nearest_anchors(Boxes(boxes), anchors) for boxes in network]
+    return retinanet_maps(model, inputs, origins, classes, TARGETS, score)
+
+
+CASES = [
+    ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", rcnn_references, []),
+    ("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", rcnn_references, []),
+    ("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml", rcnn_references, []),
+    (
+        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+        rcnn_references,
+        ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True,
+         "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_BOX_HEAD.NUM_CONV", 1,
+         "MODEL.ROI_BOX_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.NORM", "GN"],
+    ),
+    ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", retinanet_references, []),
+    (
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+        retinanet_references,
+        ["MODEL.RETINANET.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32],
+    ),
+]  # fmt: skip
+IDS = ["fpn", "c4", "dc5", "agnostic_conv_gn", "retinanet", "retinanet_gn"]
+
+
+def check(model, references, dtype, score="probability", **settings):
+    network, output, classes = given_boxes(dtype)
+    inputs = two_images(dtype)
+    found = explain_boxes(model, inputs, output, classes, TARGETS, score=score, **settings)
+    expected = references(model, inputs, network, classes, score)
+    for result, rows in zip(found, expected, strict=True):
+        assert worst_error(result["instances"].odam_maps, rows) <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("score", ["probability", "logit"])
+@pytest.mark.parametrize(("name", "references", "opts"), CASES, ids=IDS)
+def test_given_boxes_on_slim_models(name, references, opts, score, dtype):
+    check(zoo_model(name, dtype=dtype, opts=SLIM + opts), references, dtype, score)
+
+
+@pytest.mark.parametrize(
+    ("name", "references"),
+    [CASES[0][:2], CASES[4][:2]],
+    ids=["faster_rcnn_R_50_FPN", "retinanet_R_50_FPN"],
+)
+def test_given_boxes_at_full_width(name, references):
+    """The zoo's own widths, where float32 has the most to add up."""
+    check(zoo_model(name), references, torch.float32)
+
+
+@pytest.mark.parametrize("chunk_mb", [0.001, 0.3])
+@pytest.mark.parametrize(("name", "references"), [CASES[0][:2], CASES[4][:2]])
+def test_chunks_do_not_change_maps(name, references, chunk_mb):
+    model = zoo_model(name, dtype=torch.float64, opts=SLIM)
+    check(model, references, torch.float64, chunk_mb=chunk_mb)
+
+
+def test_detections_of_faster_rcnn(faster_rcnn, monkeypatch):
+    """Detections are explained at the proposals that they came from."""
+    from odam_d2.modeling.explainers import rcnn
+
+    proposals = []
+    original = rcnn.RCNNExplainer.explain_detections
+
+    def record(self, features, instances):
+        proposals.extend(found.get(rcnn._ORIGIN).tensor for found in instances)
+        original(self, features, instances)
+
+    monkeypatch.setattr(rcnn.RCNNExplainer, "explain_detections", record)
+    inputs = two_images()
+    results = [x["instances"] for x in explain(faster_rcnn, inputs, TARGETS)]
+    classes = [found.pred_classes for found in results]
+    assert sum(len(c) for c in classes) > 10
+    # The proposals must be the ones whose predictions are the detections.
+    expected = rcnn_maps(faster_rcnn, inputs, proposals, classes, TARGETS)
+    for found, rows in zip(results, expected, strict=True):
+        assert worst_error(found.odam_maps, rows) <= 1e-5
+
+
+def test_detections_of_retinanet(retinanet, monkeypatch):
+    from odam_d2.modeling.explainers import retinanet as module
+
+    origins = []
+    original = module.RetinaNetExplainer.explain_detections
+
+    def record(self, features, predictions, results):
+        origins.extend(found.get(ORIGIN) for found in results)
+        original(self, features, predictions, results)
+
+    monkeypatch.setattr(module.RetinaNetExplainer, "explain_detections", record)
+    inputs = two_images()
+    results = [x["instances"] for x in explain(retinanet, inputs, TARGETS)]
+    classes = [found.pred_classes for found in results]
+    assert sum(len(c) for c in classes) > 10
+    expected = retinanet_maps(retinanet, inputs, origins, classes, TARGETS)
+    for found, rows in zip(results, expected, strict=True):
+        assert worst_error(found.odam_maps, rows) <= 1e-5
+
+
+def test_smoothing_equals_smoothing_the_full_gradient(slim_model):
+    """On windows, smoothing needs a margin; with sigma, maps must not be cut at the old window."""
+    from odam_d2.core.heatmap import smoothing_radius
+
+    _, output, classes = given_boxes(torch.float32)
+    inputs = two_images()
+    plain = explain_boxes(slim_model, inputs, output, classes)[0]["instances"].odam_maps
+    smooth = explain_boxes(slim_model, inputs, output, classes, smoothing_sigma=1.0)
+    smooth = smooth[0]["instances"].odam_maps
+    margin = smoothing_radius(1.0)
+    assert torch.equal(smooth.origins, plain.origins - margin)
+    assert smooth.values.shape[-1] == plain.values.shape[-1] + 2 * margin
+    assert not torch.allclose(
+        smooth.values[..., margin:-margin, margin:-margin], plain.values, rtol=1e-3
+    )
+
+
+def test_combined_is_the_maximum_of_the_normalised_others(slim_model):
+    _, output, classes = given_boxes(torch.float32)
+    inputs = two_images()
+
+    def maps(*targets):
+        return explain_boxes(slim_model, inputs, output, classes, targets)[0]["instances"].odam_maps
+
+    both = maps("left", "combined", "class")
+    assert both.targets == ("left", "combined", "class")
+    expected = both.select(["left", "class"]).normalized().values.amax(1)
+    assert torch.equal(both.select("combined").values[:, 0], expected)
+    alone = maps("combined")
+    expected = maps("class", "left", "top", "right", "bottom").normalized().values.amax(1)
+    assert torch.equal(alone.values[:, 0], expected)

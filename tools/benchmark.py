@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""
+Time a detector with and without explanations, and per-map autograd, in one process.
+
+    tools/benchmark.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        --json output/benchmark.json MODEL.WEIGHTS ""
+    tools/benchmark.py --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml \\
+        --spread 60 20 12 5 3 --json output/benchmark.json MODEL.WEIGHTS ""
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import odam_d2.data  # noqa: F401 (class names of the data sets)
+from odam_d2.engine import setup_cfg
+from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
+from odam_d2.errors import UserError, run_tool
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
+    parser.add_argument("--json", metavar="OUT", help="write the figures to this file")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"),
+                        help="pixels of the image that the network gets")  # fmt: skip
+    parser.add_argument("--instances", type=int, default=100, help="detections to explain")
+    parser.add_argument("--spread", type=int, nargs="+", metavar="N",
+                        help="dense detectors: how many instances on each level")  # fmt: skip
+    parser.add_argument("--runs", type=int, default=5, help="timed runs; the median counts")
+    parser.add_argument("--references", type=int, default=1,
+                        help="instances of each level also explained by autograd")  # fmt: skip
+    parser.add_argument("--memory", action="store_true",
+                        help="also measure peak memory, in two processes of their own")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own)")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
+                        help="config overrides")  # fmt: skip
+    return parser
+
+
+def setup(args: argparse.Namespace) -> BenchmarkCase:
+    """Check the arguments, and fix what is measured."""
+    numbers = [*args.size, args.instances, args.runs, args.references, *(args.spread or [])]
+    if min(numbers) < 1:
+        raise UserError("--size, --instances, --spread, --runs and --references must be positive")
+    if args.json and not os.access(Path(args.json).resolve().parent, os.W_OK):
+        raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
+    cfg = setup_cfg(args.config_file, args.opts)
+    cfg.freeze()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return BenchmarkCase(
+        cfg, tuple(args.size), args.instances, args.spread, args.runs, args.references
+    )
+
+
+def about(case: BenchmarkCase, config_file: str) -> dict:
+    """Where the figures come from."""
+    cuda = case.cfg.MODEL.DEVICE.startswith("cuda")
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "config_file": config_file,
+        "size": case.size,
+        "spread": case.spread,
+        "device": torch.cuda.get_device_name()
+        if cuda
+        else f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "commit": git.stdout.strip() or None,
+    }
+
+
+def run(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    case = setup(args)
+    figures = about(case, args.config_file) | measure(case)
+    if args.memory:
+        figures |= peak_memory(case)
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if args.json:
+        Path(args.json).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(run))
