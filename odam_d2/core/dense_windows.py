@@ -17,6 +17,7 @@ Frame: (row, column) in cells of an instance's pyramid level. Windows may stick 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -158,8 +159,9 @@ class DenseHead:
         side = 2 * self.radius + 1
         channels = features[0].shape[1]
         out = self.predictor.new_zeros(*seeds.shape[:2], channels, side, side)
-        for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes):
-            out[index] = gradient.permute(2, 3, 4, 0, 1)
+        with _plain_arithmetic(seeds.device):
+            for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes):
+                out[index] = gradient.permute(2, 3, 4, 0, 1)
         return Windows(out, cells.row - self.radius, cells.column - self.radius)
 
     def heat_maps(
@@ -189,14 +191,15 @@ class DenseHead:
         radius = self.radius + margin
         side = 2 * radius + 1
         out = self.predictor.new_zeros(*seeds.shape[:2], side, side)
-        for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes, margin):
-            here = cells.select(index[0])
-            feature = gather_windows(features, here, radius).to(gradient.dtype)
-            if margin:
-                gradient = _smooth_and_widen(gradient, sigma)
-            maps = (gradient @ feature[..., None])[..., 0].permute(2, 3, 0, 1)
-            inside = cells_inside(_sizes(features), here, radius)
-            out[index] = maps * inside.permute(2, 0, 1)[:, None]
+        with _plain_arithmetic(seeds.device):
+            for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes, margin):
+                here = cells.select(index[0])
+                feature = gather_windows(features, here, radius).to(gradient.dtype)
+                if margin:
+                    gradient = _smooth_and_widen(gradient, sigma)
+                maps = (gradient @ feature[..., None])[..., 0].permute(2, 3, 0, 1)
+                inside = cells_inside(_sizes(features), here, radius)
+                out[index] = maps * inside.permute(2, 0, 1)[:, None]
         return Windows(out if signed else out.relu_(), cells.row - radius, cells.column - radius)
 
     def _chunks(
@@ -254,6 +257,13 @@ class DenseHead:
 def _sizes(maps: LevelMaps) -> list[tuple[int, int]]:
     """(height, width) of each level, in cells."""
     return [(m.shape[-2], m.shape[-1]) for m in maps]
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """No graph, and no autocast, whose few digits the full convolutions would use up."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _smooth_and_widen(windows: Tensor, sigma: float) -> Tensor:

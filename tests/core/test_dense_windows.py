@@ -273,11 +273,24 @@ def test_inputs_are_left_alone():
     tower = Tower()
     tensors = [*tower.features, *(m for maps in tower.masks for m in maps)]
     before = [t.clone() for t in tensors]
-    args = tower.masks, tower.features, tower.seeds(2, 2), cells_of((0, 0, 4, 5), (0, 1, 0, 0))
-    result = tower.head.heat_maps(*args)
-    assert not result.values.requires_grad
+    seeds = tower.seeds(2, 2).requires_grad_()
+    args = tower.masks, tower.features, seeds, cells_of((0, 0, 4, 5), (0, 1, 0, 0))
+    for feature in tower.features:
+        feature.requires_grad_()
+    assert not tower.head.heat_maps(*args).values.requires_grad
+    assert not tower.head.gradients(*args).values.requires_grad
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
     assert all(p.grad is None for b in tower.blocks for p in b.parameters())
+
+
+def test_autocast_and_inference_mode_change_nothing():
+    tower = Tower(dtype=torch.float32)
+    args = tower.masks, tower.features, tower.seeds(1, 2), cells_of((0, 1, 4, 5))
+    fresh = DenseHead(tower.layers, tower.predictor.weight)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = [fresh.gradients(*args).values, fresh.heat_maps(*args, sigma=0.5).values]
+    outside = [fresh.gradients(*args).values, fresh.heat_maps(*args, sigma=0.5).values]
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
 def test_wrong_use_is_refused():
