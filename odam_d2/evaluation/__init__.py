@@ -1,0 +1,5 @@
+"""Evaluators of explanations."""
+
+from .known_causes import KnownCauseEvaluator
+
+__all__ = ["KnownCauseEvaluator"]

@@ -1,0 +1,152 @@
+"""
+Does a map point at the known cause? On CrowdShapes, the part that decides an object's class and the
+part that ends each side of its box are annotated, so the right explanation is a fact.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.utils import comm
+
+from odam_d2.core.targets import SIDES
+
+__all__ = ["KnownCauseEvaluator", "in_half_of_side", "match_to_objects", "peak_on_mask"]
+
+
+class KnownCauseEvaluator(DatasetEvaluator):
+    """
+    Share of well-detected objects whose maps peak at the known cause.
+
+    An object counts when a detection has the right class and an IoU with it of at least
+    ``iou_thresh``; it is explained by the best scored one. For ``class``, the peak must lie on the
+    deciding part; chance is the share of the box that the part covers. For a side, the peak must
+    lie in that side's half of the box (chance 50), and ``SIDE_on_part`` counts peaks on the very
+    part that ends it (chance as for ``class``).
+
+    Args:
+        dataset_name: a registered data set whose annotations have ``part_segmentations``.
+        iou_thresh: IoU from which an object counts as found.
+    """
+
+    def __init__(self, dataset_name: str, iou_thresh: float = 0.5):
+        self.iou_thresh = iou_thresh
+        self._objects = {x["image_id"]: x for x in DatasetCatalog.get(dataset_name)}
+        first = next((a for x in self._objects.values() for a in x["annotations"]), {})
+        if "part_segmentations" not in first:
+            raise ValueError(
+                f"data set {dataset_name!r} has no part_segmentations: known causes are known on "
+                "CrowdShapes only"
+            )
+        self._num_classes = len(MetadataCatalog.get(dataset_name).thing_classes)
+        self._rows: list[dict[str, float]] = []
+
+    def reset(self):
+        self._rows = []
+
+    def process(self, inputs, outputs):
+        for given, output in zip(inputs, outputs, strict=True):
+            image = self._objects[given["image_id"]]
+            found = output["instances"].to("cpu")
+            boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+                     for a in image["annotations"]]  # fmt: skip
+            labels = torch.tensor([a["category_id"] for a in image["annotations"]])
+            pairs = match_to_objects(found, Boxes(boxes), labels, self.iou_thresh)
+            for detection, number in pairs:
+                annotation, box = image["annotations"][number], boxes[number]
+                self._rows.append(_score(found[detection], annotation, box, image))
+
+    def evaluate(self):
+        """
+        Returns:
+            ``{"known_causes": {...}}`` in percent, with ``num_detections``; None on other than the
+            main process.
+        """
+        comm.synchronize()
+        rows = list(itertools.chain(*comm.gather(self._rows, dst=0)))
+        if not comm.is_main_process():
+            return None
+        result = {"num_detections": len(rows)}
+        for key in rows[0] if rows else ():
+            result[key] = 100 * float(np.mean([row[key] for row in rows]))
+        return OrderedDict(known_causes=result)
+
+
+def match_to_objects(
+    found: Instances, boxes: Boxes, labels: torch.Tensor, iou_thresh: float
+) -> list[tuple[int, int]]:
+    """
+    Pair detections with objects as COCO does: best score first, each takes the object of its class
+    with the highest IoU that is still free.
+
+    Returns:
+        (detection, object) pairs with an IoU of at least ``iou_thresh``.
+    """
+    if not len(found) or not len(boxes):
+        return []
+    iou = pairwise_iou(found.pred_boxes, boxes)
+    iou[found.pred_classes[:, None] != labels[None]] = 0
+    pairs = []
+    for detection in found.scores.argsort(descending=True).tolist():
+        best, number = iou[detection].max(dim=0)
+        if best >= iou_thresh:
+            pairs.append((detection, int(number)))
+            iou[:, number] = 0
+    return pairs
+
+
+def peak_on_mask(heat: torch.Tensor, mask: torch.Tensor) -> float:
+    """
+    Whether a map's peak lies on a mask: 1 or 0, or the share of equal peaks that do, so that a
+    flat map gets no more than chance. 0 for a map that is zero everywhere.
+
+    Args:
+        heat: (H, W), not negative; mask: (H, W) of bool.
+    """
+    peak = heat.max()
+    return float(mask[heat == peak].float().mean()) if peak > 0 else 0.0
+
+
+def in_half_of_side(heat: torch.Tensor, box: tuple[float, ...], side: str) -> float:
+    """
+    Whether a map's peak lies in one half of the plane, cut through the centre of a box: the half
+    on the given side. Equal peaks and zero maps as in :func:`peak_on_mask`.
+
+    Args:
+        heat: (H, W), not negative.
+        box: XYXY in pixels of the map.
+    """
+    height, width = heat.shape
+    y = torch.arange(height)[:, None] + 0.5 - (box[1] + box[3]) / 2
+    x = torch.arange(width)[None] + 0.5 - (box[0] + box[2]) / 2
+    inward = {"left": x, "top": y, "right": -x, "bottom": -y}[side]
+    return peak_on_mask(heat, (inward <= 0).expand(height, width))
+
+
+def _score(found: Instances, annotation: dict, box: list[float], image: dict) -> dict[str, float]:
+    """Hits and chances of one detection."""
+    height, width = image["height"], image["width"]
+    maps = found.odam_maps.dense(height, width)[0]
+    heat = dict(zip(found.odam_maps.targets, maps, strict=True))
+    parts = {
+        name: torch.as_tensor(mask_utils.decode(rle)).bool()
+        for name, rle in annotation["part_segmentations"].items()
+    }
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    row = {}
+    if "class" in heat:
+        row["class"] = peak_on_mask(heat["class"], parts["class"])
+        row["class_chance"] = float(parts["class"].sum()) / area
+    for side in SIDES:
+        if side in heat:
+            row[side] = in_half_of_side(heat[side], box, side)
+            row[f"{side}_on_part"] = peak_on_mask(heat[side], parts[side])
+            row[f"{side}_on_part_chance"] = float(parts[side].sum()) / area
+    return row
