@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import cv2
 import matplotlib
 import numpy as np
 from torch import Tensor
@@ -101,15 +102,23 @@ def blend_heat(
     heat = _to_array(heat)
     if heat.shape != image.shape[:2]:
         raise ValueError(f"a heat map of {heat.shape} over an image of {image.shape[:2]} pixels")
-    picture = image.astype(np.float32)
-    picture += _GREY * (picture.mean(axis=2, keepdims=True) - picture)
-    picture *= 1 - _DIM
     peak = heat.max(initial=0) if peak is None else peak
-    if peak > 0:
-        heat = np.clip(heat / peak, 0, 1).astype(np.float32)
-        alpha = _MAX_ALPHA * heat[..., None] ** _ALPHA_POWER
-        picture += alpha * (colorize(heat) - picture)
-    return np.rint(picture).astype(np.uint8)
+    out = _mute(image)
+    rows, columns = (np.flatnonzero((heat > 0).any(axis=axis)) for axis in (1, 0))
+    if not (peak > 0 and len(rows)):
+        return out
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    value = np.clip(heat[window] / peak, 0, 1).astype(np.float32)
+    alpha = _MAX_ALPHA * value[..., None] ** _ALPHA_POWER
+    picture = out[window].astype(np.float32)
+    out[window] = np.rint(picture + alpha * (colorize(value) - picture)).astype(np.uint8)
+    return out
+
+
+def _mute(image: np.ndarray) -> np.ndarray:
+    """A darker copy of the image with less colour."""
+    mix = (1 - _GREY) * np.eye(3) + _GREY / 3
+    return cv2.transform(image, (1 - _DIM) * mix)
 
 
 def _to_array(heat: np.ndarray | Tensor) -> np.ndarray:

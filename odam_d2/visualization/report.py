@@ -83,7 +83,11 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"url": _url, "printable": printable}
+    environment.filters |= {
+        "url": _url,
+        "printable": printable,
+        "basename": os.path.basename,
+    }
     template = environment.get_template("index.html.j2")
     page = template.render(
         images=images, subtitle=subtitle, notes=notes, generator=Markup(GENERATOR)
