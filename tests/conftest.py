@@ -1,5 +1,11 @@
 """Small models that many tests share."""
 
+import os
+from pathlib import Path
+
+# Before odam_d2 is imported: generated data never goes where real data is read from.
+os.environ.setdefault("ODAM_DATASETS", str(Path(__file__).parents[1] / "output" / "datasets"))
+
 import pytest
 import torch
 from oracle import zoo_model
