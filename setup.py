@@ -32,6 +32,7 @@ setup(
         "opencv-python>=4.6",
         "pillow>=9.1",
         "pycocotools>=2.0.4",
+        "pyyaml>=5.1",
         "scipy>=1.9",
         "torch>=2.0",
         "torchvision>=0.15",

@@ -26,8 +26,9 @@ RUN = {
     "pycocotools": "pycocotools",
     "scipy": "scipy",
     "tqdm": "tqdm",
+    "yaml": "pyyaml",
 }
-DEV = {"hypothesis": "hypothesis", "pytest": "pytest", "ruff": "ruff"}
+DEV = ("hypothesis", "pytest", "ruff")  # versions: requirements/dev.txt
 
 
 class ExistingEnvironment:
@@ -55,8 +56,8 @@ class ExistingEnvironment:
             exact_python: no choice here: the Python is the user's.
             dev: also what tests and linter need.
         """
-        needs = {**RUN, **(DEV if dev else {})}
-        missing = [needs[name] for name in self.lacks(*needs)]
+        missing = [RUN[name] for name in self.lacks(*RUN)]
+        missing += self.lacks(*DEV) if dev else []
         ours = self.state["odam_d2"] == str(self.root / "odam_d2" / "__init__.py")
         print(f"environment: {self.python}, {self._describe()} left as they are", flush=True)
         if ours and not missing:
@@ -67,7 +68,7 @@ class ExistingEnvironment:
         pip = Pip(self.python, log)
         if missing:
             print(f"adding {', '.join(missing)}", flush=True)
-            self._add(pip, missing)
+            self._add(pip, self._pinned(missing))
         if not ours:
             print("adding odam_d2, from this checkout", flush=True)
             isolation = ("--no-build-isolation",) if self._can_build() else ()
@@ -105,6 +106,12 @@ class ExistingEnvironment:
             versions = self.state["versions"].items()
             present.write_text("".join(f"{name}=={version}\n" for name, version in versions))
             pip("install", "--constraint", str(present), *packages)
+
+    def _pinned(self, packages: list[str]) -> list[str]:
+        """The tools in their exact versions: another ruff formats differently."""
+        lines = (self.root / "requirements" / "dev.txt").read_text().splitlines()
+        tools = [line for line in lines if line.split("==")[0] in packages]
+        return [name for name in packages if name not in DEV] + tools
 
     def _can_build(self) -> bool:
         """Whether its setuptools is new enough for editable installs."""
