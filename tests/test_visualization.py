@@ -64,15 +64,15 @@ class TestBlendHeat:
         y, x = np.nonzero(out.sum(axis=2) == out.sum(axis=2).max())
         assert sorted(set(x)) == [85, 86]
         assert sorted(set(y)) == [33, 34]
-        # 0.8 of inferno's last colour (252, 254.6, 164.5), 0.2 of the dimmed grey 0.8 x 100.
-        np.testing.assert_allclose(out[34, 86], (217.6, 219.7, 147.6), atol=0.6)
+        # 0.8 of inferno's last colour (252, 254.6, 164.5), 0.2 of the softened grey, 92.
+        np.testing.assert_allclose(out[34, 86], (220.0, 222.1, 150.0), atol=0.6)
 
     def test_without_evidence_the_picture_stays(self):
         heat = np.zeros((HEIGHT, WIDTH), np.float32)
         heat[30, 50] = 3
         out = blend_heat(grey(), heat)
         others = np.delete(out.reshape(-1, 3), 30 * WIDTH + 50, axis=0)
-        assert (others == 80).all()  # dimmed by 0.2
+        assert (others == 92).all()  # 100 (1 - 0.2 x 100 / 255)
 
     def test_only_ratios_within_the_map_count(self):
         heat = np.random.default_rng(1).random((HEIGHT, WIDTH))
@@ -81,7 +81,7 @@ class TestBlendHeat:
         assert (blend_heat(image, heat) == blend_heat(image, torch.from_numpy(heat))).all()
 
     def test_zero_map_is_finite(self):
-        assert (blend_heat(grey(), np.zeros((HEIGHT, WIDTH))) == 80).all()
+        assert (blend_heat(grey(), np.zeros((HEIGHT, WIDTH))) == 92).all()
 
     def test_sizes_must_agree(self):
         with pytest.raises(ValueError, match=r"\(100, 60\) over an image of \(60, 100\)"):
@@ -263,7 +263,7 @@ class TestCrops:
         instances.odam_maps = blob_maps((90, 300), [[(202, 22)]], ["class"])
         crop = draw_crops(grey(100, 90, 300), instances, 0, 160)["class"]
         # 0.8 of inferno's last colour and 0.2 of the grey; lines are white.
-        assert (abs(crop.astype(int) - (218, 220, 148)).max(axis=2) < 12).any()
+        assert (abs(crop.astype(int) - (220, 222, 150)).max(axis=2) < 12).any()
 
     def test_zero_map_says_so(self):
         instances = blob_detections((HEIGHT, WIDTH), [BOX], targets=("class",))

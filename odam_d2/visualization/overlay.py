@@ -41,8 +41,8 @@ _COLORMAP, _COLORMAP_START = "inferno", 0.25
 _MAX_ALPHA = 0.8
 # Under 1: weak evidence is lifted a little, so that it does not drown in the picture.
 _ALPHA_POWER = 0.7
-# The picture gives up this much of its colour, so that colour means evidence, and of its light, so
-# that yellow stands out on white.
+# The picture gives up this much of its colour, so that colour means evidence, and white this much
+# of its light, so that yellow stands out on it.
 _GREY, _DIM = 0.65, 0.2
 
 
@@ -116,9 +116,10 @@ def blend_heat(
 
 
 def _mute(image: np.ndarray) -> np.ndarray:
-    """A darker copy of the image with less colour."""
-    mix = (1 - _GREY) * np.eye(3) + _GREY / 3
-    return cv2.transform(image, (1 - _DIM) * mix)
+    """A copy of the image with less colour and softer highlights."""
+    mixed = cv2.transform(image, (1 - _GREY) * np.eye(3) + _GREY / 3)
+    tone = np.linspace(0, 1, 256)
+    return cv2.LUT(mixed, np.rint(255 * tone * (1 - _DIM * tone)).astype(np.uint8))
 
 
 def _to_array(heat: np.ndarray | Tensor) -> np.ndarray:
