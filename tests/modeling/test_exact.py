@@ -50,7 +50,7 @@ CASES = [
         rcnn_references,
         ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True,
          "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_BOX_HEAD.NUM_CONV", 1,
-         "MODEL.ROI_BOX_HEAD.CONV_DIM", 16, "MODEL.ROI_BOX_HEAD.NORM", "GN"],
+         "MODEL.ROI_BOX_HEAD.CONV_DIM", 32, "MODEL.ROI_BOX_HEAD.NORM", "GN"],
     ),
     ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", retinanet_references, []),
     (
