@@ -54,7 +54,7 @@ class OutputCells(NamedTuple):
     row: Tensor
     column: Tensor
 
-    def select(self, index: slice) -> "OutputCells":
+    def select(self, index: Tensor) -> "OutputCells":
         return OutputCells(*(field[index] for field in self))
 
 
@@ -210,7 +210,7 @@ class DenseHead:
         cells: OutputCells,
         max_bytes: int,
         margin: int = 0,
-    ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    ) -> Iterator[tuple[tuple[Tensor, slice], Tensor]]:
         """Yield (instances, targets) and the gradient of that chunk, (h, h, n, t, C)."""
         if len(masks) != len(self.convolutions):
             raise ValueError(f"{len(self.convolutions)} layers, but masks for {len(masks)}")
@@ -218,9 +218,11 @@ class DenseHead:
         num_instances, num_targets = seeds.shape[:2]
         step_t = max(1, min(rows, num_targets))
         step_n = max(1, rows // step_t)
+        # By level, so that a chunk gathers from few of them.
+        order = cells.level.argsort(stable=True)
         for n in range(0, num_instances, step_n):
             for t in range(0, num_targets, step_t):
-                index = slice(n, n + step_n), slice(t, t + step_t)
+                index = order[n : n + step_n], slice(t, t + step_t)
                 here = cells.select(index[0])
                 yield index, self._backward(masks, _sizes(features), seeds[index], here)
 
