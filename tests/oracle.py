@@ -11,14 +11,14 @@ from detectron2.structures import Boxes, Instances
 
 from odam_d2 import OdamMaps, add_odam_config
 from odam_d2.core.windows import paste_window
+from odam_d2.engine.benchmark import scale_random_weights
 
 TARGETS = ("class", "class:3", "left", "top", "right", "bottom")
 
 
 def zoo_model(name, *, dtype=torch.float32, opts=(), seed=0):
     """
-    A model of Detectron2's zoo with random weights, scaled so that features are of order one:
-    without training, they grow by orders of magnitude through the backbone, and boxes explode.
+    A model of Detectron2's zoo with random weights, scaled so that boxes do not explode.
     """
     cfg = model_zoo.get_config(name)
     add_odam_config(cfg)
@@ -26,12 +26,7 @@ def zoo_model(name, *, dtype=torch.float32, opts=(), seed=0):
                          "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, *opts])  # fmt: skip
     torch.manual_seed(seed)
     model = build_model(cfg).to(dtype).eval()
-    with torch.no_grad():
-        features = model.backbone(torch.randn(1, 3, 128, 192, dtype=dtype) * 60)
-        size = max(feature.std() for feature in features.values())
-        # Without biases, the backbone is positively homogeneous in its first layer.
-        bottom = getattr(model.backbone, "bottom_up", model.backbone)
-        bottom.stem.conv1.weight /= size
+    scale_random_weights(model)
     return model
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch import Tensor
+from detectron2.structures import Boxes
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from odam_d2.core.windows import paste_window
@@ -31,7 +32,7 @@ from odam_d2.structures import OdamMaps
 
 from .weights import load_weights
 
-__all__ = ["BenchmarkCase", "measure", "peak_memory"]
+__all__ = ["BenchmarkCase", "measure", "peak_memory", "scale_random_weights"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,31 @@ class _Spread:
         return super()._decode_per_level_predictions(anchors, scores, deltas, thresh, quota, size)
 
 
+class _SpreadProposals:
+    """
+    Mixin for a proposal generator: it does its work, and then gives boxes of all sizes, because an
+    untrained one gives nearly equal ones: 1,000 boxes, sides log-uniform in 24 to 600 pixels and
+    aspect ratios in 1/2 to 2, anywhere in the image.
+    """
+
+    def forward(self, images, features, gt_instances=None):
+        proposals, losses = super().forward(images, features, gt_instances)
+        generator = torch.Generator().manual_seed(0)
+        size, aspect, x, y = torch.rand(4, 1000, generator=generator)
+        size, aspect = 24 * (600 / 24) ** size, 2 ** (aspect - 0.5)
+        for given in proposals:
+            height, width = given.image_size
+            centre = torch.stack([x * width, y * height], dim=1)
+            half = torch.stack([size * aspect, size / aspect], dim=1) / 2
+            boxes = Boxes(torch.cat([centre - half, centre + half], dim=1))
+            boxes.clip(given.image_size)
+            device = given.proposal_boxes.device
+            given._fields.clear()  # another number of boxes
+            given.proposal_boxes = boxes.to(device)
+            given.objectness_logits = torch.zeros(len(boxes), device=device)
+        return proposals, losses
+
+
 @dataclass
 class _Work:
     """A built case: two ways of running one detector on one image."""
@@ -94,6 +120,11 @@ def _build(case: BenchmarkCase) -> _Work:
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS)
+    else:
+        scale_random_weights(model)
+        if getattr(model, "proposal_generator", None) is not None:
+            rpn = view_of(model.proposal_generator, _SpreadProposals)
+            model = view_of(model, children={"proposal_generator": rpn})
     image = torch.randint(0, 256, (3, *case.size)).float()
     explainer = build_explainer(model, ExplainSettings.from_config(cfg))
     plain, ours = view_of(explainer.model), explainer.view()
@@ -106,6 +137,22 @@ def _build(case: BenchmarkCase) -> _Work:
     return _Work(lambda: plain(inputs), lambda: ours(inputs), explainer)
 
 
+@torch.no_grad()
+def scale_random_weights(model: nn.Module) -> None:
+    """
+    Bring the features of an untrained ResNet detector to order one, in place.
+
+    Features of untrained weights with frozen batch norm grow by orders of magnitude, and boxes
+    explode with them. Without biases, the backbone is homogeneous in its first layer: scaling that
+    one layer is enough.
+    """
+    parameter = next(model.parameters())
+    image = torch.randn(1, 3, 128, 192, dtype=parameter.dtype, device=parameter.device) * 60
+    size = max(feature.std() for feature in model.backbone(image).values())
+    bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
+    bottom_up.stem.conv1.weight /= size
+
+
 def measure(case: BenchmarkCase) -> dict:
     """
     Time a case in this process.
@@ -115,7 +162,7 @@ def measure(case: BenchmarkCase) -> dict:
         ``overhead`` (their ratio), ``autograd_s_per_map`` (one backward pass for one map, mean over
         the instances), ``speedup`` (autograd for all maps over ``explain_s``),
         ``max_relative_error`` over ``autograd_maps`` maps that were computed both ways,
-        ``num_instances`` and ``num_targets``.
+        ``num_instances``, ``num_targets``, and ``instances_per_level``.
     """
     work = _build(case)
     with borrowed(work.explainer.model):
@@ -138,6 +185,7 @@ def measure(case: BenchmarkCase) -> dict:
         "num_instances": len(maps),
         "num_targets": len(maps.targets),
         "autograd_maps": count,
+        "instances_per_level": maps.levels.bincount().tolist(),
     }
 
 
