@@ -44,7 +44,7 @@ demo: $(DEMO_PAGE)  ## explain detections on a few pictures of the embedded data
 
 $(DEMO_PAGE): $(DEMO_MADE_FROM) | env
 	@folder=$$($(RUN) -m odam_d2.data.crowdshapes --split $(DEMO_SPLIT)) && \
-	ls -d "$$folder"/* | head -n $(DEMO_IMAGES) | tr '\n' '\0' | xargs -0 \
+	ls "$$folder"/images/*.png | head -n $(DEMO_IMAGES) | tr '\n' '\0' | xargs -0 \
 	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --output $(@D) \
 	--confidence-threshold 0.5 --input
 

@@ -26,6 +26,7 @@ setup(
     },
     install_requires=[
         "fvcore>=0.1.5",
+        "iopath>=0.1.7",
         "jinja2>=3.0",
         "matplotlib>=3.5",
         "numpy>=1.23",

@@ -19,6 +19,7 @@ PROBE = Path(__file__).with_name("probe.py")
 RUN = {
     "cv2": "opencv-python",
     "fvcore": "fvcore",
+    "iopath": "iopath",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
