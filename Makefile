@@ -20,7 +20,7 @@ SOURCES = odam_d2 tools tests setup.py
 
 DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
 DEMO_SPLIT = crowdshapes_val
-DEMO_IMAGES = 6
+DEMO_IMAGES = 00000[0-5].png
 DEMO_PAGE = output/demo/index.html
 DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \
 	-not -path '*/__pycache__/*' -not -path 'tools/install/*' 2>/dev/null)
@@ -44,9 +44,8 @@ demo: $(DEMO_PAGE)  ## explain detections on a few pictures of the embedded data
 
 $(DEMO_PAGE): $(DEMO_MADE_FROM) | env
 	@folder=$$($(RUN) -m odam_d2.data.crowdshapes --split $(DEMO_SPLIT)) && \
-	ls "$$folder"/images/*.png | head -n $(DEMO_IMAGES) | tr '\n' '\0' | xargs -0 \
-	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --output $(@D) \
-	--confidence-threshold 0.5 --input
+	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --input "$$folder"/images/$(DEMO_IMAGES) \
+	--output $(@D) --confidence-threshold 0.5
 
 test: env  ## run the tests; PYTEST_ARGS are handed on
 	$(RUN) -m pytest --durations=15 $(PYTEST_ARGS)
