@@ -24,23 +24,11 @@ from odam_d2.structures import OdamMaps
 
 from .base import Explainer, register_explainer
 from .dense import ORIGIN, Anchors, TracedDecoding, nearest_anchors
+from .towers import TracedTower, is_plain_tower
 
 __all__ = ["RetinaNetExplainer"]
 
 _TOWERS = {"class": ("cls_subnet", "cls_score"), "side": ("bbox_subnet", "bbox_pred")}
-
-
-class _TracedTower:
-    """Mixin for ``nn.Sequential``: remembers where each ReLU was active, level after level."""
-
-    def forward(self, x):
-        masks = []
-        for module in self:
-            x = module(x)
-            if isinstance(module, nn.ReLU):
-                masks.append(x > 0)
-        self.odam_masks.append(masks)
-        return x
 
 
 class _ExplainingRetinaNet(TracedDecoding):
@@ -136,7 +124,7 @@ class RetinaNetExplainer(Explainer):
             return self.model.head
         self.masks = {kind: [] for kind in _TOWERS}
         towers = {
-            tower: view_of(getattr(self.model.head, tower), _TracedTower, odam_masks=masks)
+            tower: view_of(getattr(self.model.head, tower), TracedTower, odam_masks=masks)
             for (tower, _), masks in zip(_TOWERS.values(), self.masks.values(), strict=True)
         }
         return view_of(self.model.head, children=towers)
@@ -271,25 +259,10 @@ class RetinaNetExplainer(Explainer):
 
 
 def _is_local(head: nn.Module) -> bool:
-    """Whether a head is Detectron2's, of "same" convolutions (stride 1) and ReLUs alone."""
-    if type(head).forward is not RetinaNetHead.forward:
-        return False
-    layers = [*head.cls_subnet, head.cls_score, *head.bbox_subnet, head.bbox_pred]
-    alternate = all(
-        isinstance(module, nn.ReLU if number % 2 else nn.Conv2d)
-        for tower in (head.cls_subnet, head.bbox_subnet)
-        for number, module in enumerate(tower)
-    )
-    return alternate and all(
-        m.stride == (1, 1)
-        and m.dilation == (1, 1)
-        and m.groups == 1
-        and m.padding_mode == "zeros"
-        and m.kernel_size[0] == m.kernel_size[1]
-        and m.padding == (m.kernel_size[0] // 2,) * 2
-        and m.kernel_size[0] % 2 == 1
-        for m in layers
-        if isinstance(m, nn.Conv2d)
+    """Whether a head is Detectron2's, of convolutions and ReLUs that windows can go through."""
+    return type(head).forward is RetinaNetHead.forward and all(
+        is_plain_tower([*getattr(head, tower), getattr(head, predictor)])
+        for tower, predictor in _TOWERS.values()
     )
 
 
