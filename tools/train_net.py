@@ -9,7 +9,6 @@ Train or evaluate a detector by a config file, with Detectron2's own arguments.
 import argparse
 import sys
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -18,7 +17,8 @@ from detectron2.utils.logger import setup_logger
 
 import odam_d2.data  # noqa: F401 (registers the data sets)
 from odam_d2.engine import Trainer, load_weights, setup_cfg
-from odam_d2.engine.checks import check_run
+from odam_d2.engine.checks import check_num_gpus, check_run
+from odam_d2.engine.weights import starting_weights
 from odam_d2.errors import run_tool
 
 
@@ -32,12 +32,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
-    """``MODEL.WEIGHTS``, or with ``--resume`` the last checkpoint in ``OUTPUT_DIR`` if any."""
-    last = DetectionCheckpointer(None, cfg.OUTPUT_DIR)
-    return last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
-
-
 def main(args: argparse.Namespace) -> dict:
     """Train or evaluate; runs once in each process."""
     cfg = setup(args)
@@ -46,7 +40,7 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    load_weights(model, weights_to_evaluate(cfg, args.resume))
+    load_weights(model, starting_weights(cfg, args.resume))
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
@@ -56,6 +50,7 @@ def main(args: argparse.Namespace) -> dict:
 def run(argv: list[str] | None = None) -> None:
     """Parse the arguments and launch a process for each GPU, or a single one."""
     args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    check_num_gpus(args.num_gpus)
     launch(
         main,
         args.num_gpus,

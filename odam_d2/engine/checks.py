@@ -10,9 +10,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from odam_d2.errors import UserError
 
-from .weights import check_weights_exist
+from .weights import check_weights_exist, starting_weights
 
-__all__ = ["check_run"]
+__all__ = ["check_num_gpus", "check_run"]
+
+
+def check_num_gpus(num_gpus: int) -> None:
+    """Raise a :class:`UserError` when more GPUs are asked for than there are; 1 is always fine."""
+    found = torch.cuda.device_count()
+    if num_gpus > max(found, 1):
+        raise UserError(f"--num-gpus is {num_gpus}, and PyTorch finds {found} on this machine")
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -24,18 +31,13 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: Detectron2's default arguments.
 
     Raises:
-        UserError: more GPUs asked for than there are, a data set that is unknown or missing, no
+        UserError: a data set that is unknown or missing, no
             such weights file.
     """
-    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
-        raise UserError(
-            f"--num-gpus is {args.num_gpus}, and PyTorch finds {torch.cuda.device_count()} "
-            "on this machine"
-        )
     needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     for name in needed:
         _check_dataset(name)
-    check_weights_exist(cfg.MODEL.WEIGHTS)
+    check_weights_exist(starting_weights(cfg, args.resume))
 
 
 def _check_dataset(name: str) -> None:

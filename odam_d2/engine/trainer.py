@@ -9,6 +9,8 @@ from torch import nn
 
 from odam_d2.errors import UserError, one_line
 
+from .weights import checkpoint_errors, starting_weights
+
 __all__ = ["Trainer"]
 
 
@@ -34,6 +36,11 @@ class Trainer(DefaultTrainer):
         """COCO evaluation of one data set; predictions are kept in ``OUTPUT_DIR/inference``."""
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return COCOEvaluator(dataset_name, output_dir=output_dir)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As in Detectron2, with a :class:`UserError` for a file that is no checkpoint."""
+        with checkpoint_errors(starting_weights(self.cfg, resume)):
+            super().resume_or_load(resume)
 
     def train(self):
         """

@@ -1,53 +1,70 @@
 """Loading a checkpoint into a model, with an error where they do not fit."""
 
+import contextlib
 import pickle
+from collections.abc import Iterator
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-import odam_d2.model_zoo  # noqa: F401 (makes odam:// addresses known)
-from odam_d2.errors import UserError
+from odam_d2.errors import UserError, one_line
+from odam_d2.model_zoo.handler import OdamHandler
 
-__all__ = ["check_weights_exist", "load_weights"]
+__all__ = ["check_weights_exist", "checkpoint_errors", "load_weights", "starting_weights"]
+
+
+def starting_weights(cfg: CfgNode, resume: bool) -> str:
+    """``MODEL.WEIGHTS``, or when resuming the last checkpoint in ``OUTPUT_DIR`` if there is one."""
+    last = DetectionCheckpointer(None, cfg.OUTPUT_DIR)
+    return last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
 
 
 def check_weights_exist(weights: str) -> None:
     """
-    Raise a :class:`UserError` when a checkpoint named by a plain path is not there. Addresses
-    (``detectron2://``, ``odam://``, ``https://``) are left to their handlers.
+    Raise a :class:`UserError` when a checkpoint named by a path or ``odam://`` is not there. What
+    has to be downloaded (``detectron2://``, ``https://``) is left for later.
     """
     path = weights.split("?")[0]
-    if path and "://" not in path and not PathManager.isfile(path):
+    if path.startswith(OdamHandler.PREFIX):
+        PathManager.get_local_path(path)
+    elif path and "://" not in path and not PathManager.isfile(path):
         raise UserError(f"weights file {path!r} does not exist")
 
 
-def load_weights(model: nn.Module, weights: str, *, strict: bool = True) -> None:
+@contextlib.contextmanager
+def checkpoint_errors(weights: str) -> Iterator[None]:
+    """Turn what loading a bad checkpoint may raise into a :class:`UserError` that names it."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{weights!r} is not a checkpoint that can be read ({error!r})") from error
+    except OSError as error:
+        raise UserError(f"weights {weights!r} cannot be read: {one_line(error)}") from error
+
+
+def load_weights(model: nn.Module, weights: str) -> None:
     """
-    Load a checkpoint into ``model``, in place, by Detectron2's own checkpointer.
+    Load a trained detector into ``model``, in place, by Detectron2's own checkpointer.
+
+    Unlike it, refuse a checkpoint that leaves a parameter of the model as it was initialised: fine
+    for training, meaningless detections otherwise.
 
     Args:
         model: any Detectron2 model.
         weights: path or address of the checkpoint.
-        strict: refuse a checkpoint that leaves a parameter of the model as it was initialised, or
-            has one of another shape. Without it such parameters are only logged, as Detectron2
-            does: right for fine-tuning, wrong for inference.
 
     Raises:
-        UserError: no such file, not a checkpoint, or (strict) it does not fit the model.
+        UserError: no such file, not a checkpoint, or it does not fit the model.
     """
     if not weights:
         raise UserError("MODEL.WEIGHTS is empty: name the checkpoint to use")
     check_weights_exist(weights)
     checkpointer = _RecordingCheckpointer(model)
-    try:
+    with checkpoint_errors(weights):
         checkpointer.load(weights)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"{weights!r} is not a checkpoint that can be read ({error!r})") from error
-    except OSError as error:
-        raise UserError(f"weights {weights!r} cannot be read: {error}") from error
-    if strict:
-        _refuse_misfit(weights, checkpointer.incompatible)
+    _refuse_misfit(weights, checkpointer.incompatible)
 
 
 class _RecordingCheckpointer(DetectionCheckpointer):

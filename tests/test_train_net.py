@@ -1,0 +1,248 @@
+"""tools/train_net.py from its command line: training, resuming, evaluating, and what goes wrong."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from odam_d2.engine import Trainer, setup_cfg
+from odam_d2.errors import UserError, run_tool
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools" / "train_net.py"
+CONFIG = str(ROOT / "configs" / "CrowdShapes" / "faster_rcnn_R_50_FPN_slim.yaml")
+RETINANET = str(ROOT / "configs" / "CrowdShapes" / "retinanet_R_50_FPN_slim.yaml")
+SMALL = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SEED", "1"]
+SMALL += ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.STEPS", "()"]
+SMALL += ["DATASETS.TRAIN", "('tiny_train_net',)", "DATASETS.TEST", "('tiny_train_net',)"]
+SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
+
+
+def load_tool():
+    """The tool as a module; `tools` is no package and must not be imported as one."""
+    spec = importlib.util.spec_from_file_location("odam_train_net", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train_net = load_tool()
+
+
+def run(*arguments) -> int:
+    """Exit status of the tool, run in this process."""
+    return run_tool(lambda: train_net.run([str(argument) for argument in arguments]))
+
+
+def train(output_dir: Path, *arguments) -> int:
+    """Train the slim Faster R-CNN from scratch on the tiny data set."""
+    options = [*SMALL, "MODEL.WEIGHTS", "", "OUTPUT_DIR", output_dir]
+    head = [argument for argument in arguments if str(argument).startswith("--")]
+    return run("--config-file", CONFIG, *head, *options, *arguments[len(head) :])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny(tmp_path_factory):
+    """Register four pictures of 96x64 with a bright rectangle of one of six classes each."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for index in range(4):
+        picture = rng.integers(0, 60, (64, 96, 3), np.uint8)
+        x, y = int(rng.integers(5, 30)), int(rng.integers(2, 10))
+        picture[y : y + 45, x : x + 50] += 120
+        cv2.imwrite(str(folder / f"{index}.png"), picture)
+        images.append({"id": index, "file_name": f"{index}.png", "height": 64, "width": 96})
+        box = {"bbox": [x, y, 50, 45], "area": 2250, "iscrowd": 0, "category_id": index + 1}
+        annotations.append({"id": index + 1, "image_id": index, **box})
+    categories = [{"id": k + 1, "name": f"c{k}"} for k in range(6)]
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    (folder / "tiny.json").write_text(json.dumps(content))
+    register_coco_instances("tiny_train_net", {}, str(folder / "tiny.json"), str(folder))
+    register_coco_instances("lost_train_net", {}, str(folder / "lost.json"), str(folder))
+    yield
+    DatasetCatalog.remove("tiny_train_net")
+    DatasetCatalog.remove("lost_train_net")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """An output folder after four iterations."""
+    output_dir = tmp_path_factory.mktemp("trained") / "run"
+    assert train(output_dir, "SOLVER.MAX_ITER", "4") == 0
+    return output_dir
+
+
+def last_checkpoint(output_dir: Path) -> dict:
+    name = (output_dir / "last_checkpoint").read_text()
+    return torch.load(output_dir / name, map_location="cpu", weights_only=False)
+
+
+def logged_ap(log: str) -> str:
+    """The last line of figures that Detectron2 prints for copying."""
+    return re.findall(r"copypaste: ([\d.,na]+)$", log, re.MULTILINE)[-1]
+
+
+def test_training_writes_checkpoints_config_and_evaluation(trained):
+    assert (trained / "model_0000001.pth").is_file()
+    assert last_checkpoint(trained)["iteration"] == 3
+    assert (trained / "inference" / "tiny_train_net" / "coco_instances_results.json").is_file()
+    saved = setup_cfg(str(trained / "config.yaml"))
+    assert saved.MODEL.ODAM.TARGETS == ["class", "left", "top", "right", "bottom"]
+    rows = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    assert any("bbox/AP50" in row for row in rows)
+
+
+def test_eval_only_gives_the_figures_of_the_end_of_training(trained, capsys, tmp_path):
+    at_the_end = logged_ap((trained / "log.txt").read_text())
+    arguments = ["--eval-only", *SMALL, "OUTPUT_DIR", tmp_path]
+    weights = trained / "model_final.pth"
+    assert run("--config-file", CONFIG, *arguments, "MODEL.WEIGHTS", weights) == 0
+    assert logged_ap((tmp_path / "log.txt").read_text()) == at_the_end
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+def test_resume_goes_on_where_training_stopped(trained, tmp_path):
+    for name in ("last_checkpoint", "model_final.pth"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "-1") == 0
+    assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
+    assert last_checkpoint(tmp_path)["iteration"] == 5
+
+
+def test_ctrl_c_saves_what_was_trained(tmp_path, monkeypatch, capsys):
+    step = Trainer.run_step
+
+    def interrupted(self):
+        if self.iter == 1:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    assert train(tmp_path, "SOLVER.MAX_ITER", "4") == 130
+    assert last_checkpoint(tmp_path)["iteration"] == 0
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_evaluation_does_not_explain():
+    cfg = setup_cfg(CONFIG)
+    model = Trainer.build_model(cfg).eval()
+    with torch.no_grad():
+        (result,) = model([{"image": torch.zeros(3, 64, 96)}])
+    assert not result["instances"].has("odam_maps")
+    assert cfg.MODEL.ODAM.TARGETS  # the caller's config is as it was
+
+
+def test_a_plain_detectron2_config_is_fine(tmp_path):
+    (tmp_path / "plain.yaml").write_text('VERSION: 2\nMODEL:\n  META_ARCHITECTURE: "RetinaNet"\n')
+    assert setup_cfg(str(tmp_path / "plain.yaml")).MODEL.META_ARCHITECTURE == "RetinaNet"
+
+
+def test_device_is_cpu_where_cuda_is_missing_and_not_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert setup_cfg(CONFIG).MODEL.DEVICE == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert setup_cfg(CONFIG).MODEL.DEVICE == "cuda"
+    assert setup_cfg(CONFIG, ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
+
+
+def test_cuda_asked_for_in_a_file_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "gpu.yaml").write_text(f'_BASE_: "{CONFIG}"\nMODEL:\n  DEVICE: "cuda"\n')
+    with pytest.raises(UserError, match="no CUDA device"):
+        setup_cfg(str(tmp_path / "gpu.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["SOLVER.MAX_ITERS", "5"], "SOLVER.MAX_ITERS does not exist (did you mean SOLVER.MAX_IT"),
+        (["NOTHING.LIKE.IT", "5"], "config key NOTHING.LIKE.IT does not exist"),
+        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER cannot be 'many'"),
+        (["MODEL.DEVICE", "cuda"], "no CUDA device"),
+        (["MODEL.WEIGHTS", "nowhere/model.pth"], "'nowhere/model.pth' does not exist"),
+        (["MODEL.WEIGHTS", "odam://no.pth"], "available are odam://CrowdShapes/"),
+        (["DATASETS.TRAIN", "('bccd_trian',)"], "'bccd_trian' is not registered (did you mean b"),
+        (["DATASETS.TRAIN", "('lost_train_net',)"], "lost.json', which does not exist"),
+    ],
+)
+def test_error_in_options(options, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("--config-file", CONFIG, *SMALL, "OUTPUT_DIR", tmp_path / "out", *options) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "config.yaml' does not exist"),
+        ("VERSION: 2\nMODEL:\n  WEIGHTZ: x\n", "MODEL.WEIGHTZ does not exist (did you mean"),
+        ('_BASE_: "missing.yaml"\n', "missing.yaml' does not exist"),
+        ("VERSION: 2\nMODEL: [1, 2\n", "config.yaml is not a usable config"),
+        ("VERSION: 2\nSOLVER:\n  MAX_ITER: many\n", "config.yaml is not a usable config"),
+    ],
+)
+def test_error_in_config_file(content, sentence, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    assert run("--config-file", tmp_path / "config.yaml", "OUTPUT_DIR", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_error_more_gpus_than_there_are(capsys):
+    assert run("--config-file", CONFIG, "--num-gpus", "99") == 1
+    assert "--num-gpus is 99" in capsys.readouterr().err
+
+
+def test_error_output_folder_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(tmp_path / "file" / "out") == 1
+    assert "file/out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "sentence"),
+    [
+        (CONFIG, ["MODEL.ROI_HEADS.NUM_CLASSES", "9"], "cls_score.weight is (7, 256) in the file"),
+        (RETINANET, [], "parameters are not in the file (backbone.top_block.p6.bias, "),
+    ],
+)
+def test_eval_only_refuses_weights_that_do_not_fit(
+    config, options, sentence, trained, tmp_path, capsys
+):
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run("--config-file", config, "--eval-only", *SMALL, *weights, *options) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [["--eval-only"], []])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04garbage"])
+def test_a_file_that_is_no_checkpoint_is_refused(mode, content, tmp_path, capsys):
+    (tmp_path / "bad.pth").write_bytes(content)
+    options = [*SMALL, "MODEL.WEIGHTS", tmp_path / "bad.pth", "OUTPUT_DIR", tmp_path]
+    assert run("--config-file", CONFIG, *mode, *options) == 1
+    assert "bad.pth' is not a checkpoint" in capsys.readouterr().err
+
+
+def test_as_a_program_it_fails_with_one_sentence_and_a_status():
+    command = [sys.executable, TOOL, "--config-file", "none.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "error: config file 'none.yaml' does not exist"
+    assert "Traceback" not in result.stderr
