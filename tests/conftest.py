@@ -1,4 +1,4 @@
-"""Small models that many tests share."""
+"""What many tests share: small models, and the modules of the installer."""
 
 import os
 from pathlib import Path
@@ -6,20 +6,12 @@ from pathlib import Path
 # Before odam_d2 is imported: generated data never goes where real data is read from.
 os.environ.setdefault("ODAM_DATASETS", str(Path(__file__).parents[1] / "output" / "datasets"))
 
+import importlib
+from types import SimpleNamespace
+
 import pytest
 import torch
-from oracle import zoo_model
-
-# A tenth of the zoo's width: the same modules, quick enough for a suite.
-SLIM = [
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 16,
-    "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.RPN.POST_NMS_TOPK_TEST", 40,
-    "TEST.DETECTIONS_PER_IMAGE", 12,
-]  # fmt: skip
-
-FASTER_RCNN = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
-RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+from oracle import FASTER_RCNN, RETINANET, SLIM, zoo_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +34,12 @@ def faster_rcnn():
 @pytest.fixture
 def retinanet():
     return zoo_model(RETINANET, opts=SLIM)
+
+
+@pytest.fixture
+def installer(monkeypatch):
+    """The modules of ``tools/install``: no package, so put on the path as when it runs."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools" / "install"))
+    names = ("checks", "detectron2_wheel", "existing", "managed", "pip_runner")
+    modules = {name: importlib.import_module(name) for name in (*names, "select_environment")}
+    return SimpleNamespace(**modules)

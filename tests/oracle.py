@@ -13,6 +13,17 @@ from odam_d2 import OdamMaps, add_odam_config
 from odam_d2.core.windows import paste_window
 from odam_d2.engine.benchmark import scale_random_weights
 
+# A tenth of the zoo's width: the same modules, quick enough for a suite.
+SLIM = [
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.FPN.OUT_CHANNELS", 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM", 32, "MODEL.RPN.POST_NMS_TOPK_TEST", 40,
+    "TEST.DETECTIONS_PER_IMAGE", 12,
+]  # fmt: skip
+
+FASTER_RCNN = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+
 TARGETS = ("class", "class:3", "left", "top", "right", "bottom")
 
 

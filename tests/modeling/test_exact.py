@@ -5,9 +5,8 @@ image sizes in a batch, H != W, boxes over the border, of one pixel, larger than
 
 import pytest
 import torch
-from conftest import SLIM
 from detectron2.structures import Boxes
-from oracle import TARGETS, rcnn_maps, retinanet_maps, two_images, worst_error, zoo_model
+from oracle import SLIM, TARGETS, rcnn_maps, retinanet_maps, two_images, worst_error, zoo_model
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.modeling.explainers.dense import ORIGIN, nearest_anchors

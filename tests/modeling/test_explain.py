@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from conftest import FASTER_RCNN, RETINANET, SLIM
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
-from oracle import two_images, zoo_model
+from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
 
 from odam_d2 import (
     ExplainSettings,
