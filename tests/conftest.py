@@ -1,5 +1,6 @@
 """What many tests share: small models, and the modules of the installer."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,10 +8,12 @@ from pathlib import Path
 os.environ.setdefault("ODAM_DATASETS", str(Path(__file__).parents[1] / "output" / "datasets"))
 
 import importlib
+import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 from oracle import FASTER_RCNN, RETINANET, SLIM, zoo_model
 
 
@@ -18,6 +21,27 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, zoo_model
 def one_thread_per_worker():
     """Tests are many small operations: threads only get in each other's way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_of_its_own():
+    """A tool run in a test logs to that test's output, which is closed when the next one logs."""
+    yield
+    for name in ("detectron2", "fvcore", "odam_d2"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    setup_logger.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """Detectron2's setup_logger keeps a test's captured stdout, which is closed after the test."""
+    loggers = [logging.getLogger(name) for name in ("odam_d2", "detectron2", "fvcore")]
+    handlers = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, before in zip(loggers, handlers, strict=True):
+        logger.handlers[:] = before
+    setup_logger.cache_clear()
 
 
 @pytest.fixture(scope="session", params=[FASTER_RCNN, RETINANET], ids=["faster_rcnn", "retinanet"])
