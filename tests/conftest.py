@@ -1,15 +1,13 @@
 """What many tests share: small models, and the modules of the installer."""
 
+import importlib
 import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 # Before odam_d2 is imported: generated data never goes where real data is read from.
 os.environ.setdefault("ODAM_DATASETS", str(Path(__file__).parents[1] / "output" / "datasets"))
-
-import importlib
-import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,17 +28,6 @@ def logging_of_its_own():
     for name in ("detectron2", "fvcore", "odam_d2"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    setup_logger.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_before():
-    """Detectron2's setup_logger keeps a test's captured stdout, which is closed after the test."""
-    loggers = [logging.getLogger(name) for name in ("odam_d2", "detectron2", "fvcore")]
-    handlers = [list(logger.handlers) for logger in loggers]
-    yield
-    for logger, before in zip(loggers, handlers, strict=True):
-        logger.handlers[:] = before
     setup_logger.cache_clear()
 
 
