@@ -108,11 +108,11 @@ class TestFiles:
         assert "No detection has a score above the threshold" in (out / "index.html").read_text()
         assert len(load_maps(out / "street" / "maps.npz")) == 0
 
-    def test_max_detections_are_the_best_and_said(self, tmp_path, capsys, caplog, fake):
+    def test_max_detections_are_the_best_and_said(self, tmp_path, capsys, fake):
         image, out = save_image(tmp_path / "street.png"), tmp_path / "out"
         arguments = [*config(tmp_path), "--input", image, "--output", out, "--max-detections", "1"]
-        run(capsys, *arguments)
-        assert "street.png: the best 1 of 2 detections are drawn" in caplog.text
+        _, printed, _ = run(capsys, *arguments)
+        assert "street.png: the best 1 of 2 detections are drawn" in printed
         assert "the best 1 of 2 detections" in (out / "index.html").read_text()
         assert {p.name[:2] for p in out.rglob("*_*.png") if p.name[0] == "0"} == {"00"}
         assert len(load_maps(out / "street" / "maps.npz")) == 1
