@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from odam_d2.core.errors import InputError
+
 __all__ = ["UserError", "one_line", "run_tool"]
 
 
@@ -32,7 +34,7 @@ def run_tool(main: Callable[[], object]) -> int:
     """
     try:
         main()
-    except UserError as error:
+    except (UserError, InputError) as error:
         return _report(str(error))
     except ProcessRaisedException as error:
         sentence = re.search(r"^odam_d2\.errors\.UserError: (.+)$", str(error), re.MULTILINE)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 __all__ = ["DEFAULT_TARGETS", "SIDES", "Target", "outward", "parse_targets"]
 
 SIDES = ("left", "top", "right", "bottom")
@@ -58,14 +60,14 @@ def parse_targets(
         class_names: names of the classes in the order of their ids, if known.
 
     Raises:
-        ValueError: a name is unknown, or given twice; the message lists what there is.
+        InputError: a name is unknown, or given twice; the message lists what there is.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     if not targets:
-        raise ValueError("no targets to explain; give at least one, such as 'class'")
+        raise InputError("no targets to explain; give at least one, such as 'class'")
     twice = sorted({name for name in targets if targets.count(name) > 1})
     if twice:
-        raise ValueError(f"targets given twice: {', '.join(twice)}")
+        raise InputError(f"targets given twice: {', '.join(twice)}")
     return tuple(_parse(name, num_classes, class_names) for name in targets)
 
 
@@ -78,7 +80,7 @@ def _parse(name: str, num_classes: int, class_names: Sequence[str] | None) -> Ta
         return Target(name, "class")
     kind, _, which = str(name).partition(":")
     if kind != "class":
-        raise ValueError(
+        raise InputError(
             f"unknown target {name!r}; there are class, class:NAME, class:K, "
             f"{', '.join(SIDES)} and combined"
         )
@@ -86,7 +88,7 @@ def _parse(name: str, num_classes: int, class_names: Sequence[str] | None) -> Ta
         return Target(name, "class", list(class_names).index(which))
     if which.isdecimal() and int(which) < num_classes:
         return Target(name, "class", int(which))
-    raise ValueError(
+    raise InputError(
         f"unknown class in target {name!r}; {_classes(which, num_classes, class_names)}"
     )
 

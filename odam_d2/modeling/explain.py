@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 from .explainers import Explainer, build_explainer
@@ -118,7 +119,7 @@ def _check_boxes(
     explainer: Explainer, batched_inputs: list[dict], boxes: Sequence, classes: Sequence
 ) -> tuple[list[Tensor], list[Tensor]]:
     if not len(batched_inputs) == len(boxes) == len(classes):
-        raise ValueError(
+        raise InputError(
             f"{len(batched_inputs)} images, but {len(boxes)} sets of boxes and {len(classes)} of "
             "classes; give one set for each image"
         )
@@ -127,14 +128,14 @@ def _check_boxes(
     classes = [torch.as_tensor(c).long() for c in classes]
     for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
         if box.dim() != 2 or box.shape[1] != 4 or len(label) != len(box):
-            raise ValueError(
+            raise InputError(
                 f"image {number}: boxes {tuple(box.shape)} and classes {tuple(label.shape)} must "
                 "have the shapes (N, 4) and (N,)"
             )
         if not box.isfinite().all() or (box[:, 2:] < box[:, :2]).any():
-            raise ValueError(f"image {number}: boxes must be finite XYXY with x1 <= x2, y1 <= y2")
+            raise InputError(f"image {number}: boxes must be finite XYXY with x1 <= x2, y1 <= y2")
         if ((label < 0) | (label >= explainer.num_classes)).any():
-            raise ValueError(
+            raise InputError(
                 f"image {number}: class ids must be 0 to {explainer.num_classes - 1}, not "
                 f"{label.min()} to {label.max()}"
             )

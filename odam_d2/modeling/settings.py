@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 __all__ = ["SCORES", "ExplainSettings"]
@@ -35,14 +36,14 @@ class ExplainSettings:
 
     def __post_init__(self):
         if self.score not in SCORES:
-            raise ValueError(f"MODEL.ODAM.SCORE is {self.score!r}; it must be one of {SCORES}")
+            raise InputError(f"MODEL.ODAM.SCORE is {self.score!r}; it must be one of {SCORES}")
         if not 0 <= self.smoothing_sigma < float("inf"):
-            raise ValueError(
+            raise InputError(
                 f"MODEL.ODAM.SMOOTHING_SIGMA is {self.smoothing_sigma}; it must be 0 (no "
                 "smoothing) or a positive number of feature cells"
             )
         if not self.chunk_mb > 0:
-            raise ValueError(f"MODEL.ODAM.CHUNK_MB is {self.chunk_mb}; it must be positive")
+            raise InputError(f"MODEL.ODAM.CHUNK_MB is {self.chunk_mb}; it must be positive")
 
     @property
     def max_bytes(self) -> int:

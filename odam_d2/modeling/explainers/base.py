@@ -14,6 +14,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, parse_targets
 from odam_d2.modeling.settings import ExplainSettings
@@ -29,7 +30,7 @@ _SAME = 1e-2
 _EXPLAINERS: dict[type, type[Explainer]] = {}
 
 
-class UnsupportedModelError(TypeError):
+class UnsupportedModelError(InputError, TypeError):
     """No explainer knows this model, or a part of it; the message names the part."""
 
 
