@@ -124,7 +124,8 @@ def paste(values, row, column, size):
 
 
 def assert_close(ours, theirs, dtype):
-    scale = theirs.abs().amax().clamp_min(1e-30)
+    # Inputs are of order one: where theirs cancels to exactly 0, rounding may leave 1e-16 of ours.
+    scale = theirs.abs().amax().clamp_min(1e-6)
     assert ours.shape == theirs.shape
     assert float((ours - theirs).abs().amax() / scale) <= TOLERANCE[dtype]
 
