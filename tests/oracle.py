@@ -3,13 +3,16 @@ Independent references: heat maps by plain autograd, one (instance, target) at a
 Detectron2's own modules and torchvision's own RoIAlign.
 """
 
+import numpy as np
 import torch
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import Boxes, Instances
+from scipy.ndimage import gaussian_filter
 
 from odam_d2 import OdamMaps, add_odam_config
+from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.windows import paste_window
 from odam_d2.engine.benchmark import scale_random_weights
 
@@ -53,7 +56,7 @@ def side_value(box, side):
     return {"left": -box[0], "top": -box[1], "right": box[2], "bottom": box[3]}[side]
 
 
-def rcnn_maps(model, inputs, proposals, classes, targets, score="probability"):
+def rcnn_maps(model, inputs, proposals, classes, targets, score="probability", sigma=0.0):
     """
     For each image and instance, a list over targets of (level, map (H, W)).
 
@@ -86,12 +89,14 @@ def rcnn_maps(model, inputs, proposals, classes, targets, score="probability"):
             box = boxes[b][i].view(-1, 4)
             box = box[label if len(box) > 1 else 0]
             value = (scores if score == "probability" else logits)[b][i]
-            rows.append([_level_map(_scalar(t, value, box, label), levels, b) for t in targets])
+            rows.append(
+                [_level_map(_scalar(t, value, box, label), levels, b, sigma) for t in targets]
+            )
         out.append(rows)
     return out
 
 
-def retinanet_maps(model, inputs, origins, classes, targets, score="probability"):
+def retinanet_maps(model, inputs, origins, classes, targets, score="probability", sigma=0.0):
     """
     As :func:`rcnn_maps`.
 
@@ -115,7 +120,9 @@ def retinanet_maps(model, inputs, origins, classes, targets, score="probability"
             box = model.box2box_transform.apply_deltas(
                 deltas[level][b, index][None], anchors[level].tensor[index][None]
             )[0]
-            rows.append([_level_map(_scalar(t, values, box, label), levels, b) for t in targets])
+            rows.append(
+                [_level_map(_scalar(t, values, box, label), levels, b, sigma) for t in targets]
+            )
         out.append(rows)
     return out
 
@@ -126,13 +133,18 @@ def _scalar(target, score, box, label):
     return side_value(box, target)
 
 
-def _level_map(output, levels, image):
+def _level_map(output, levels, image, sigma):
     """Gradient with respect to every level; exactly one may have been read."""
     gradients = torch.autograd.grad(output, levels, retain_graph=True, allow_unused=True)
     size = [0 if g is None else float(g.abs().sum()) for g in gradients]
     level = max(range(len(size)), key=size.__getitem__)
     assert sum(s > 0 for s in size) <= 1
-    product = gradients[level][image] * levels[level][image].detach()
+    gradient = gradients[level][image]
+    if sigma:  # scipy's Gaussian over the whole feature map, cut where ours is
+        cut = smoothing_radius(sigma) / sigma
+        smooth = [gaussian_filter(g, sigma, mode="constant", truncate=cut) for g in gradient]
+        gradient = torch.as_tensor(np.stack(smooth))
+    product = gradient * levels[level][image].detach()
     return level, product.sum(0).relu()
 
 
