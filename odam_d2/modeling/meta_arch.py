@@ -7,70 +7,92 @@ from loads unchanged, and training is that model's own.
 
 from __future__ import annotations
 
-from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.meta_arch import RetinaNet
+from torch import nn
 
 from .explainers import build_explainer
 from .settings import ExplainSettings
 from .state import borrowed
 
-__all__ = ["OdamRCNN", "OdamRetinaNet"]
+__all__ = ["OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
+
+
+class _Explaining:
+    """
+    Mixin in front of a model of Detectron2: in evaluation, its detections carry a field
+    ``odam_maps``. In training, and without targets, nothing is changed.
+    """
+
+    @configurable
+    def __init__(self, *, odam: ExplainSettings | None = None, **kwargs):
+        """
+        Args:
+            odam: what to explain, and how; None for nothing.
+            **kwargs: as for the model of Detectron2.
+        """
+        super().__init__(**kwargs)
+        self.odam = odam
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {**super().from_config(cfg), "odam": ExplainSettings.from_config(cfg)}
+
+    def forward(self, batched_inputs: list[dict]):
+        """As the ``forward`` of the model of Detectron2."""
+        if self.training or not self._explains:
+            return super().forward(batched_inputs)
+        with self._view() as view:
+            # Not view(...): it shares the hooks, which have run, or will, around this call.
+            return view.forward(batched_inputs)
+
+    @property
+    def _explains(self) -> bool:
+        return self.odam is not None and len(self.odam.targets) > 0
+
+    @contextmanager
+    def _view(self) -> Iterator[nn.Module]:
+        """This model as its explainer runs it, in evaluation mode."""
+        with borrowed(self):
+            yield build_explainer(self, self.odam).view()
 
 
 @META_ARCH_REGISTRY.register()
-class OdamRCNN(GeneralizedRCNN):
+class OdamRCNN(_Explaining, GeneralizedRCNN):
     """
     ``GeneralizedRCNN`` whose detections carry a field ``odam_maps``: one heat map for each target
     in ``MODEL.ODAM.TARGETS``. Without targets it is ``GeneralizedRCNN``.
     """
 
-    @configurable
-    def __init__(self, *, odam: ExplainSettings | None = None, **kwargs):
-        """
-        Args:
-            odam: what to explain, and how; None for nothing.
-            **kwargs: as for ``GeneralizedRCNN``.
-        """
-        super().__init__(**kwargs)
-        self.odam = odam
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {**super().from_config(cfg), "odam": ExplainSettings.from_config(cfg)}
-
     def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
-        if self.odam is None or not self.odam.targets or detected_instances is not None:
+        if not self._explains or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with borrowed(self):
-            view = build_explainer(self, self.odam).view()
+        with self._view() as view:
             return view.inference(batched_inputs, do_postprocess=do_postprocess)
 
 
 @META_ARCH_REGISTRY.register()
-class OdamRetinaNet(RetinaNet):
+class OdamPanopticFPN(_Explaining, PanopticFPN):
+    """
+    ``PanopticFPN`` whose detections (``"instances"``) carry a field ``odam_maps``, see
+    :class:`OdamRCNN`. What it says of stuff, and the panoptic result, are not explained.
+    """
+
+    def inference(self, batched_inputs, do_postprocess=True):
+        """As ``PanopticFPN.inference``."""
+        if not self._explains:
+            return super().inference(batched_inputs, do_postprocess)
+        with self._view() as view:
+            return view.inference(batched_inputs, do_postprocess)
+
+
+@META_ARCH_REGISTRY.register()
+class OdamRetinaNet(_Explaining, RetinaNet):
     """
     ``RetinaNet`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`.
     """
-
-    @configurable
-    def __init__(self, *, odam: ExplainSettings | None = None, **kwargs):
-        """
-        Args:
-            odam: what to explain, and how; None for nothing.
-            **kwargs: as for ``RetinaNet``.
-        """
-        super().__init__(**kwargs)
-        self.odam = odam
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {**super().from_config(cfg), "odam": ExplainSettings.from_config(cfg)}
-
-    def forward(self, batched_inputs):
-        """As ``RetinaNet.forward``."""
-        if self.training or self.odam is None or not self.odam.targets:
-            return super().forward(batched_inputs)
-        with borrowed(self):
-            return build_explainer(self, self.odam).view()(batched_inputs)
