@@ -7,12 +7,18 @@ __all__ = ["add_odam_config"]
 
 def add_odam_config(cfg: CN) -> None:
     """
-    Add ``MODEL.ODAM`` to a Detectron2 config. Call it on the result of ``get_cfg()``, before a file
-    or the command line is merged. Calling it again changes nothing.
+    Add ``MODEL.ODAM`` and ``MODEL.FCOS`` to a Detectron2 config. Call it on the result of
+    ``get_cfg()``, before a file or the command line is merged. Calling it again changes nothing.
 
     Args:
-        cfg: the config to extend, in place.
+        cfg: the config to extend, in place. Keys of ``MODEL.FCOS`` that another project has added
+            are left as they are.
     """
+    _add_odam_keys(cfg)
+    _add_fcos_keys(cfg)
+
+
+def _add_odam_keys(cfg: CN) -> None:
     if "ODAM" in cfg.MODEL:
         return
     cfg.MODEL.ODAM = CN()
@@ -34,3 +40,53 @@ def add_odam_config(cfg: CN) -> None:
     # Bound on the size of temporary tensors while explaining, in MB. Smaller is slower, not
     # different: instances are explained in chunks that stay under it.
     cfg.MODEL.ODAM.CHUNK_MB = 64
+
+
+def _add_fcos_keys(cfg: CN) -> None:
+    """What ``OdamFCOS`` is built from; the values are those of the FCOS of Detectron2's zoo."""
+    fcos = CN()
+
+    # Classes of the detector, without background. 1 or more.
+    fcos.NUM_CLASSES = 80
+
+    # Feature maps of the backbone that the head reads, fine to coarse. Objects are shared among
+    # them by size: on a map of stride s, a point learns a box whose farthest side is 4 s to 8 s
+    # pixels away; the first map also takes nearer ones, the last one farther ones.
+    fcos.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+
+    # 3x3 convolutions in each of the two towers (classes, boxes) of the head. 1 or more.
+    fcos.NUM_CONVS = 4
+
+    # Norm after each of them: "" (none), "GN" (MODEL.FPN.OUT_CHANNELS must be a multiple of 32),
+    # "BN", "SyncBN" (both with statistics of their own for each feature map) or "FrozenBN".
+    fcos.NORM = "GN"
+
+    # Probability that an untrained model gives to each class at each point, in (0, 1). Small,
+    # because nearly all points are background.
+    fcos.PRIOR_PROB = 0.01
+
+    # Points learn an object when they are inside its box and, along both axes, closer to the box's
+    # centre than this many strides of their feature map. Above 0.
+    fcos.CENTER_SAMPLING_RADIUS = 1.5
+
+    # Focal loss, weight (alpha) of foreground against background, in [0, 1]; below 0 is no weight.
+    fcos.FOCAL_LOSS_ALPHA = 0.25
+
+    # Focal loss, exponent (gamma) that turns down what is classified well. 0 or more; 0 is none.
+    fcos.FOCAL_LOSS_GAMMA = 2.0
+
+    # Detections have a score above this, in [0, 1]. The score is the square root of class
+    # probability times centerness.
+    fcos.SCORE_THRESH_TEST = 0.2
+
+    # Candidates that each feature map hands to NMS at most, best scores first. 1 or more.
+    fcos.TOPK_CANDIDATES_TEST = 1000
+
+    # NMS removes a box whose IoU with a better one of the same class is above this, in [0, 1].
+    fcos.NMS_THRESH_TEST = 0.6
+
+    if "FCOS" not in cfg.MODEL:
+        cfg.MODEL.FCOS = CN()
+    for key, value in fcos.items():
+        if key not in cfg.MODEL.FCOS:
+            setattr(cfg.MODEL.FCOS, key, value)

@@ -1,10 +1,11 @@
 from .explain import explain, explain_boxes
 from .explainers import UnsupportedModelError
-from .meta_arch import OdamPanopticFPN, OdamRCNN, OdamRetinaNet
+from .meta_arch import OdamFCOS, OdamPanopticFPN, OdamRCNN, OdamRetinaNet
 from .settings import ExplainSettings
 
 __all__ = [
     "ExplainSettings",
+    "OdamFCOS",
     "OdamPanopticFPN",
     "OdamRCNN",
     "OdamRetinaNet",

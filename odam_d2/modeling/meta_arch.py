@@ -16,10 +16,11 @@ from detectron2.modeling.meta_arch import RetinaNet
 from torch import nn
 
 from .explainers import build_explainer
+from .fcos import ConfigurableFCOS
 from .settings import ExplainSettings
 from .state import borrowed
 
-__all__ = ["OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
+__all__ = ["OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
 
 
 class _Explaining:
@@ -95,4 +96,12 @@ class OdamPanopticFPN(_Explaining, PanopticFPN):
 class OdamRetinaNet(_Explaining, RetinaNet):
     """
     ``RetinaNet`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`.
+    """
+
+
+@META_ARCH_REGISTRY.register()
+class OdamFCOS(_Explaining, ConfigurableFCOS):
+    """
+    ``FCOS`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`; built from
+    ``MODEL.FCOS``, which Detectron2 itself does not have.
     """
