@@ -2,17 +2,15 @@
 
 import importlib.util
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
+from tiny_coco import last_checkpoint, logged_ap, register_tiny
 
 from odam_d2.engine import Trainer, setup_cfg
 from odam_d2.errors import UserError, run_tool
@@ -52,22 +50,9 @@ def train(output_dir: Path, *arguments) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny(tmp_path_factory):
-    """Register four pictures of 96x64 with a bright rectangle of one of six classes each."""
+    """A tiny data set, and one whose file is missing."""
     folder = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for index in range(4):
-        picture = rng.integers(0, 60, (64, 96, 3), np.uint8)
-        x, y = int(rng.integers(5, 30)), int(rng.integers(2, 10))
-        picture[y : y + 45, x : x + 50] += 120
-        cv2.imwrite(str(folder / f"{index}.png"), picture)
-        images.append({"id": index, "file_name": f"{index}.png", "height": 64, "width": 96})
-        box = {"bbox": [x, y, 50, 45], "area": 2250, "iscrowd": 0, "category_id": index + 1}
-        annotations.append({"id": index + 1, "image_id": index, **box})
-    categories = [{"id": k + 1, "name": f"c{k}"} for k in range(6)]
-    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    (folder / "tiny.json").write_text(json.dumps(content))
-    register_coco_instances("tiny_train_net", {}, str(folder / "tiny.json"), str(folder))
+    register_tiny("tiny_train_net", folder)
     register_coco_instances("lost_train_net", {}, str(folder / "lost.json"), str(folder))
     yield
     DatasetCatalog.remove("tiny_train_net")
@@ -80,16 +65,6 @@ def trained(tmp_path_factory) -> Path:
     output_dir = tmp_path_factory.mktemp("trained") / "run"
     assert train(output_dir, "SOLVER.MAX_ITER", "4") == 0
     return output_dir
-
-
-def last_checkpoint(output_dir: Path) -> dict:
-    name = (output_dir / "last_checkpoint").read_text()
-    return torch.load(output_dir / name, map_location="cpu", weights_only=False)
-
-
-def logged_ap(log: str) -> str:
-    """The last line of figures that Detectron2 prints for copying."""
-    return re.findall(r"copypaste: ([\d.,na]+)$", log, re.MULTILINE)[-1]
 
 
 def test_training_writes_checkpoints_config_and_evaluation(trained):

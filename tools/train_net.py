@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    load_weights(model, starting_weights(cfg, args.resume))
+    load_weights(model, starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -12,7 +12,7 @@ from odam_d2.errors import UserError
 
 from .weights import check_weights_exist, starting_weights
 
-__all__ = ["check_num_gpus", "check_run"]
+__all__ = ["check_dataset", "check_num_gpus", "check_run"]
 
 
 def check_num_gpus(num_gpus: int) -> None:
@@ -36,12 +36,17 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     for name in needed:
-        _check_dataset(name)
-    check_weights_exist(starting_weights(cfg, args.resume))
+        check_dataset(name)
+    check_weights_exist(starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
 
 
-def _check_dataset(name: str) -> None:
-    """Fail now, not after training, when a data set is unknown or cannot be read."""
+def check_dataset(name: str) -> None:
+    """
+    Fail now, not after training, when a data set is unknown or cannot be read.
+
+    Raises:
+        UserError: with the name, and one like it.
+    """
     known = DatasetCatalog.list()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from odam_d2.config import add_odam_config
 from odam_d2.errors import UserError, one_line
 
-__all__ = ["setup_cfg"]
+__all__ = ["settle_device", "setup_cfg"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     in_file = _merge_file(cfg, config_file) if config_file else {}
     _merge_opts(cfg, list(opts))
     explicit = "DEVICE" in in_file.get("MODEL", {}) or "MODEL.DEVICE" in opts[0::2]
-    _settle_device(cfg, explicit)
+    cfg.MODEL.DEVICE = settle_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", explicit)
     return cfg
 
 
@@ -90,16 +90,27 @@ def _leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def _settle_device(cfg: CfgNode, explicit: bool) -> None:
-    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
-        return
+def settle_device(device: str, key: str, explicit: bool) -> str:
+    """
+    A device that this machine has.
+
+    Args:
+        device: what the config says.
+        key: where it says so, for the message.
+        explicit: whether the user chose it; what comes from a default becomes "cpu" where CUDA
+            is missing.
+
+    Raises:
+        UserError: CUDA was chosen and is missing.
+    """
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return device
     if explicit:
         raise UserError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, and PyTorch finds no CUDA device on this "
-            "machine; use MODEL.DEVICE cpu"
+            f"{key} is {device!r}, and PyTorch finds no CUDA device on this machine; choose cpu"
         )
-    cfg.MODEL.DEVICE = "cpu"
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        logger.info("CUDA_VISIBLE_DEVICES hides every CUDA device: MODEL.DEVICE is cpu")
+        logger.info("CUDA_VISIBLE_DEVICES hides every CUDA device: %s is cpu", key)
     else:
-        logger.info("No CUDA device found: MODEL.DEVICE is cpu")
+        logger.info("No CUDA device found: %s is cpu", key)
+    return "cpu"

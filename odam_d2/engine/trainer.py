@@ -7,8 +7,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from torch import nn
 
-from odam_d2.errors import UserError, one_line
-
+from .training import nothing_lost
 from .weights import checkpoint_errors, starting_weights
 
 __all__ = ["Trainer"]
@@ -39,7 +38,8 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2, with a :class:`UserError` for a file that is no checkpoint."""
-        with checkpoint_errors(starting_weights(self.cfg, resume)):
+        weights = starting_weights(self.cfg.MODEL.WEIGHTS, self.cfg.OUTPUT_DIR, resume)
+        with checkpoint_errors(weights):
             super().resume_or_load(resume)
 
     def train(self):
@@ -50,20 +50,5 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the loss is not finite any more.
         """
-        try:
+        with nothing_lost(self, self.checkpointer, "SOLVER.BASE_LR"):
             return super().train()
-        except FloatingPointError as error:
-            raise UserError(
-                f"training diverged, a smaller SOLVER.BASE_LR may help: {one_line(error)}"
-            ) from error
-        except KeyboardInterrupt:
-            finished = self._save_interrupted()
-            raise KeyboardInterrupt(finished) from None
-
-    def _save_interrupted(self) -> str:
-        """Save a checkpoint in the middle of an iteration; say up to where it goes."""
-        self.iter -= 1  # the iteration under way is repeated when resuming
-        if self.iter < self.start_iter:
-            return "before the first iteration"
-        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
-        return f"after iteration {self.iter}, saved in {self.cfg.OUTPUT_DIR}: --resume goes on"

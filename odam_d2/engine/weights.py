@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Iterator
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -15,10 +14,10 @@ from odam_d2.model_zoo.handler import OdamHandler
 __all__ = ["check_weights_exist", "checkpoint_errors", "load_weights", "starting_weights"]
 
 
-def starting_weights(cfg: CfgNode, resume: bool) -> str:
-    """``MODEL.WEIGHTS``, or when resuming the last checkpoint in ``OUTPUT_DIR`` if there is one."""
-    last = DetectionCheckpointer(None, cfg.OUTPUT_DIR)
-    return last.get_checkpoint_file() if resume and last.has_checkpoint() else cfg.MODEL.WEIGHTS
+def starting_weights(weights: str, output_dir: str, resume: bool) -> str:
+    """``weights``, or when resuming the last checkpoint in ``output_dir`` if there is one."""
+    last = DetectionCheckpointer(None, output_dir)
+    return last.get_checkpoint_file() if resume and last.has_checkpoint() else weights
 
 
 def check_weights_exist(weights: str) -> None:
@@ -44,7 +43,7 @@ def checkpoint_errors(weights: str) -> Iterator[None]:
         raise UserError(f"weights {weights!r} cannot be read: {one_line(error)}") from error
 
 
-def load_weights(model: nn.Module, weights: str) -> None:
+def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> None:
     """
     Load a trained detector into ``model``, in place, by Detectron2's own checkpointer.
 
@@ -54,12 +53,13 @@ def load_weights(model: nn.Module, weights: str) -> None:
     Args:
         model: any Detectron2 model.
         weights: path or address of the checkpoint.
+        key: where the config names it, for the message.
 
     Raises:
         UserError: no such file, not a checkpoint, or it does not fit the model.
     """
     if not weights:
-        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint to use")
+        raise UserError(f"{key} is empty: name the checkpoint to use")
     check_weights_exist(weights)
     checkpointer = _RecordingCheckpointer(model)
     with checkpoint_errors(weights):
