@@ -16,7 +16,7 @@ EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
 # In an environment that is not ours, tests and linter are installed only for who wants them.
 DEV = $(if $(filter test lint,$(MAKECMDGOALS)),--dev)
 
-SOURCES = odam_d2 tools tests setup.py
+SOURCES = odam_d2 tools tests configs setup.py
 
 DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
 DEMO_SPLIT = crowdshapes_val
