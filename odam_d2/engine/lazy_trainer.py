@@ -1,0 +1,185 @@
+"""Training and evaluation by a LazyConfig, as Detectron2's ``tools/lazyconfig_train_net.py``."""
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    default_writers,
+    hooks,
+)
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from odam_d2.core.errors import InputError
+from odam_d2.errors import UserError, one_line
+
+from .checks import check_dataset
+from .lazy_setup import select
+from .training import nothing_lost
+from .weights import check_weights_exist, checkpoint_errors, load_weights, starting_weights
+
+__all__ = [
+    "build_lazy",
+    "build_lazy_model",
+    "check_lazy_run",
+    "dataset_names",
+    "evaluate_checkpoint",
+    "train_lazy",
+]
+
+logger = logging.getLogger(__name__)
+
+_FOR_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
+_FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
+
+
+def check_lazy_run(cfg: Mapping, args: argparse.Namespace) -> None:
+    """
+    Check a training or evaluation before anything is built or written.
+
+    Args:
+        cfg: the config of the run, by :func:`setup_lazy`.
+        args: Detectron2's default arguments.
+
+    Raises:
+        UserError: a part of the config is missing, a data set is unknown or missing, no such
+            weights file.
+    """
+    for key in _FOR_EVALUATION if args.eval_only else _FOR_TRAINING:
+        if select(cfg, key) is None:
+            raise UserError(f"{args.config_file} has no {key!r}, which this run needs")
+    for split in ("test",) if args.eval_only else ("train", "test"):
+        for name in dataset_names(cfg, split):
+            check_dataset(name)
+    check_weights_exist(_starting_weights(cfg, args.resume))
+
+
+def dataset_names(cfg: Mapping, split: str) -> tuple[str, ...]:
+    """Names of the data sets of a dataloader, "train" or "test"; none where it is of its own."""
+    names = select(cfg, f"dataloader.{split}.dataset.names", ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def build_lazy(node: Mapping, part: str):
+    """
+    Instantiate a part of a config.
+
+    Raises:
+        UserError: that fails; the message names the part.
+    """
+    with _building(part):
+        return instantiate(node)
+
+
+def build_lazy_model(cfg: Mapping) -> nn.Module:
+    """The model of a config on ``train.device``, with random weights, in training mode."""
+    return build_lazy(cfg.model, "model").to(cfg.train.device)
+
+
+def evaluate_checkpoint(cfg: Mapping, resume: bool) -> dict:
+    """
+    Evaluate ``train.init_checkpoint``, or when resuming the last checkpoint in
+    ``train.output_dir``.
+
+    Raises:
+        UserError: the model cannot be built, or the checkpoint does not fit it.
+    """
+    model = _without_maps(build_lazy_model(cfg))
+    load_weights(model, _starting_weights(cfg, resume), "train.init_checkpoint")
+    return _evaluate(cfg, model)
+
+
+def train_lazy(cfg: Mapping, resume: bool) -> None:
+    """
+    Train from ``train.init_checkpoint``, or when resuming go on from the last checkpoint of
+    ``train.output_dir``. On Ctrl-C, what was trained so far is saved first.
+
+    Raises:
+        UserError: something of the config cannot be built, the weights are no checkpoint, or the
+            loss is not finite any more.
+        KeyboardInterrupt: with a message that says up to where the training is saved.
+    """
+    model = _without_maps(build_lazy_model(cfg))
+    logger.info("Model:\n%s", model)
+    cfg.optimizer.params.model = model
+    optimizer = build_lazy(cfg.optimizer, "optimizer")
+    loader = build_lazy(cfg.dataloader.train, "dataloader.train")
+    model = create_ddp_model(model, **cfg.train.ddp)
+    kind = AMPTrainer if select(cfg, "train.amp.enabled", False) else SimpleTrainer
+    trainer = kind(model, loader, optimizer)
+    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    trainer.register_hooks(_hooks(cfg, model, checkpointer))
+    start = _resume_or_load(cfg, trainer, checkpointer, resume)
+    with nothing_lost(trainer, checkpointer, "optimizer.lr"):
+        trainer.train(start, cfg.train.max_iter)
+
+
+def _hooks(cfg: Mapping, model: nn.Module, checkpointer: DetectionCheckpointer) -> list:
+    """Those of Detectron2's own tool, in its order: writers last, to see what the others say."""
+    schedule = build_lazy(cfg.lr_multiplier, "lr_multiplier")
+    result = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=schedule)]
+    if comm.is_main_process():
+        result.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+    if select(cfg, "dataloader.evaluator") is not None:
+        result.append(hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)))
+    if comm.is_main_process():
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        result.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    return result
+
+
+def _resume_or_load(
+    cfg: Mapping, trainer: TrainerBase, checkpointer: DetectionCheckpointer, resume: bool
+) -> int:
+    """Load what the training starts from; the number of its first iteration."""
+    with checkpoint_errors(_starting_weights(cfg, resume)):
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    # A checkpoint has the number of the iteration that it was saved after.
+    return trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+
+
+def _evaluate(cfg: Mapping, model: nn.Module) -> dict:
+    loader = build_lazy(cfg.dataloader.test, "dataloader.test")
+    evaluator = build_lazy(cfg.dataloader.evaluator, "dataloader.evaluator")
+    results = inference_on_dataset(model, loader, evaluator)
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results
+
+
+def _starting_weights(cfg: Mapping, resume: bool) -> str:
+    return starting_weights(cfg.train.init_checkpoint, cfg.train.output_dir, resume)
+
+
+def _without_maps(model: nn.Module) -> nn.Module:
+    """Turn explaining off in a model of ours: losses and evaluators only need boxes."""
+    if getattr(model, "odam", None) is not None:
+        model.odam = None
+    return model
+
+
+@contextlib.contextmanager
+def _building(part: str) -> Iterator[None]:
+    """Turn what a wrong value may raise while a part of the config is built into one sentence."""
+    try:
+        yield
+    except (UserError, InputError, OSError):
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).split(".")[0]
+        raise UserError(
+            f"{part} of the config needs the Python package {package!r}, which is not installed"
+        ) from error
+    except Exception as error:  # the config chooses what is called, and with what
+        raise UserError(
+            f"{part} of the config cannot be built: {type(error).__name__}: {one_line(error)}"
+        ) from error

@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""
+Train or evaluate a detector by a LazyConfig, Detectron2's config in Python.
+
+    tools/lazyconfig_train_net.py --config-file FILE.py train.output_dir=output/run
+    tools/lazyconfig_train_net.py --config-file FILE.py --eval-only train.init_checkpoint=CHECKPOINT
+
+A key that the config does not have is refused, unless it is an argument of what is called there;
++KEY=VALUE adds it all the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import odam_d2.data  # noqa: F401 (registers the data sets)
+from odam_d2.engine import setup_lazy
+from odam_d2.engine.checks import check_num_gpus
+from odam_d2.engine.lazy_trainer import check_lazy_run, evaluate_checkpoint, train_lazy
+from odam_d2.errors import run_tool
+
+
+def setup(args: argparse.Namespace) -> Mapping:
+    """Make the config of a run and set up logging to its ``train.output_dir``."""
+    setup_logger(distributed_rank=comm.get_rank(), name="odam_d2")
+    cfg = setup_lazy(args.config_file, args.opts)
+    check_lazy_run(cfg, args)
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    """Train or evaluate; runs once in each process."""
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate_checkpoint(cfg, args.resume)
+    return train_lazy(cfg, args.resume)
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Parse the arguments and launch a process for each GPU, or a single one."""
+    args = default_argument_parser(epilog=__doc__).parse_args(argv)
+    check_num_gpus(args.num_gpus)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(run))
