@@ -68,11 +68,12 @@ def fake(monkeypatch):
 
     class FakePredictor:
         class_names = ("star", "half/moon")
+        weights = "fake.pth"
         calls = 0
         boxes = BOXES
         interrupt_at = None
 
-        def __init__(self, cfg, targets=None):
+        def __init__(self, cfg, targets=None, score_threshold=None):
             self.targets = tuple(cfg.MODEL.ODAM.TARGETS if targets is None else targets)
 
         def __call__(self, image):

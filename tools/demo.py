@@ -4,6 +4,7 @@ Explain what a detector finds in your pictures: one heat map for each detection 
 
     tools/demo.py --input street.jpg holiday/ 'frames/*.png' --output output/demo
     tools/demo.py --config-file FILE --input PICTURE --targets class left --opts MODEL.WEIGHTS FILE
+    tools/demo.py --config-file FILE.py --input PICTURE --opts train.init_checkpoint=FILE
 
 For each image, OUTPUT gets a folder with an overlay for each map, a contact sheet, the raw maps
 (maps.npz) and what each of them is (maps.json); OUTPUT/index.html is a page to browse them all.
@@ -17,8 +18,9 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
-from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders, set_score_threshold
-from odam_d2.engine import setup_cfg
+from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders
+from odam_d2.engine import setup_config
+from odam_d2.engine.detector import check_score_threshold
 from odam_d2.errors import UserError, run_tool
 from odam_d2.visualization.report import printable
 
@@ -37,7 +39,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--config-file",
         default=DEFAULT_CONFIG,
         metavar="FILE",
-        help="config of the detector (default: the one that ships, trained on CrowdShapes)",
+        help="config of the detector, YAML or a LazyConfig (.py) (default: the one that ships, "
+        "trained on CrowdShapes)",
     )
     parser.add_argument("--webcam", action="store_true", help="not available yet")
     parser.add_argument("--video-input", metavar="FILE", help="not available yet")
@@ -67,7 +70,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="TARGET",
         help="what to explain of each detection: class (its score), class:NAME or class:K (the "
         "score of another class), left, top, right, bottom (that side of the box), combined "
-        "(default: MODEL.ODAM.TARGETS of the config)",
+        "(default: MODEL.ODAM.TARGETS of the config; for a LazyConfig class and the four sides)",
     )
     parser.add_argument(
         "--max-detections",
@@ -81,7 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="changes to the config, the last argument",
+        help="changes to the config, KEY=VALUE for a LazyConfig; the last argument",
     )
     return parser
 
@@ -91,13 +94,12 @@ def setup(args: argparse.Namespace) -> Demo:
     setup_logger(name="odam_d2")
     if args.max_detections < 1:
         raise UserError(f"--max-detections must be at least 1, not {args.max_detections}")
-    cfg = setup_cfg(args.config_file, args.opts)
-    set_score_threshold(cfg, args.confidence_threshold)
-    cfg.freeze()
+    cfg = setup_config(args.config_file, args.opts)
+    check_score_threshold(args.confidence_threshold)
     plan_folders(args.input, args.output)
-    predictor = ExplainingPredictor(cfg, args.targets)
+    predictor = ExplainingPredictor(cfg, args.targets, args.confidence_threshold)
     subtitle = (
-        f"{os.path.basename(args.config_file)} · weights {cfg.MODEL.WEIGHTS} · "
+        f"{os.path.basename(args.config_file)} · weights {predictor.weights} · "
         f"scores of at least {args.confidence_threshold:g}"
     )
     return Demo(

@@ -1,36 +1,22 @@
 """A detector that explains single pictures, prepared as by Detectron2's ``DefaultPredictor``."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from odam_d2 import ExplainSettings, UnsupportedModelError, explain
-from odam_d2.engine import load_weights
+from odam_d2.core.errors import InputError
+from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.state import borrowed
 
-__all__ = ["ExplainingPredictor", "set_score_threshold"]
-
-
-def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
-    """
-    Make every kind of detector in ``cfg`` drop detections below a score, in place.
-
-    Raises:
-        UserError: ``threshold`` is not in [0, 1].
-    """
-    if not 0 <= threshold <= 1:
-        raise UserError(f"the confidence threshold must be in [0, 1], not {threshold:g}")
-    for name in ("ROI_HEADS", "RETINANET", "FCOS"):
-        if name in cfg.MODEL:
-            cfg.MODEL[name].SCORE_THRESH_TEST = threshold
+__all__ = ["ExplainingPredictor"]
 
 
 class ExplainingPredictor:
@@ -40,41 +26,40 @@ class ExplainingPredictor:
     Attributes:
         class_names (tuple[str]): by class id; "class K" where the config's data set has no names.
         targets (tuple[str]): what is explained.
+        weights (str): path or address of the checkpoint.
     """
 
-    def __init__(self, cfg: CfgNode, targets: Sequence[str] | None = None):
+    def __init__(
+        self,
+        cfg: CfgNode | Mapping,
+        targets: Sequence[str] | None = None,
+        score_threshold: float | None = None,
+    ):
         """
         Build the model, load its weights, and check that it can be explained.
 
         Args:
-            cfg: config with ``MODEL.ODAM``. It is not changed.
-            targets: as for :func:`odam_d2.explain`; ``cfg.MODEL.ODAM.TARGETS`` by default.
+            cfg: config with ``MODEL.ODAM``, or a LazyConfig. It is not changed.
+            targets: as for :func:`odam_d2.explain`; by default ``MODEL.ODAM.TARGETS`` of the
+                config, or for a LazyConfig those of its model, if it has any.
+            score_threshold: least score of a detection, in [0, 1]; by default what the config says.
 
         Raises:
-            UserError: the weights do not fit, a target or class is unknown, the image format is
-                not RGB or BGR, or the model is of no kind that can be explained.
+            UserError: a part of the config cannot be built, the weights do not fit, a target or
+                class is unknown, the image format is not RGB or BGR, or the model is of no kind
+                that can be explained.
         """
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise UserError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; pictures are RGB or BGR")
-        targets = tuple(cfg.MODEL.ODAM.TARGETS if targets is None else targets)
-        cfg = cfg.clone()
-        self.input_format = cfg.INPUT.FORMAT
-        self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-        self.model = build_model(cfg).eval()
-        num_classes = self._check_targets(cfg, targets)
-        load_weights(self.model, cfg.MODEL.WEIGHTS)
+        try:
+            detector = build_detector(cfg, score_threshold)
+            self.settings, num_classes = _checked_settings(detector, targets)
+        except (InputError, UnsupportedModelError) as error:
+            raise UserError(str(error)) from error
+        detector.load()
+        self.detector = detector
+        self.weights = detector.weights
         names = self.settings.class_names or [f"class {k}" for k in range(num_classes)]
         self.class_names = tuple(names)
-        self.targets = targets
-
-    def _check_targets(self, cfg: CfgNode, targets: Sequence[str]) -> int:
-        """Make ``self.settings``, and return the number of classes."""
-        try:
-            self.settings = dataclasses.replace(ExplainSettings.from_config(cfg), targets=targets)
-            with borrowed(self.model):
-                return build_explainer(self.model, self.settings).num_classes
-        except (ValueError, UnsupportedModelError) as error:
-            raise UserError(str(error)) from error
+        self.targets = self.settings.targets
 
     def __call__(self, image: np.ndarray) -> Instances:
         """
@@ -88,12 +73,23 @@ class ExplainingPredictor:
             highest score first.
         """
         height, width = image.shape[:2]
-        picture = image if self.input_format == "RGB" else image[:, :, ::-1]
-        picture = self.resize.get_transform(picture).apply_image(picture)
-        tensor = torch.as_tensor(picture.astype("float32").transpose(2, 0, 1))
+        picture = T.AugInput(image if self.detector.input_format == "RGB" else image[:, :, ::-1])
+        self.detector.resize(picture)
+        tensor = torch.as_tensor(picture.image.astype("float32").transpose(2, 0, 1))
         inputs = [{"image": tensor, "height": height, "width": width}]
         settings = {
             f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)
         }
-        found = explain(self.model, inputs, **settings)[0]["instances"].to("cpu")
+        found = explain(self.detector.model, inputs, **settings)[0]["instances"].to("cpu")
         return found[found.scores.argsort(descending=True, stable=True)]
+
+
+def _checked_settings(
+    detector: Detector, targets: Sequence[str] | None
+) -> tuple[ExplainSettings, int]:
+    """How to explain, and the number of classes; fails where the detector cannot be explained."""
+    settings = detector.settings
+    if targets is not None:
+        settings = dataclasses.replace(settings, targets=tuple(targets))
+    with borrowed(detector.model):
+        return settings, build_explainer(detector.model, settings).num_classes
