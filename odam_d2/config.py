@@ -37,6 +37,17 @@ def _add_odam_keys(cfg: CN) -> None:
     # of the feature map. 0 is no smoothing.
     cfg.MODEL.ODAM.SMOOTHING_SIGMA = 0.0
 
+    # The feature map on which maps are made: "" for the one that the head reads (fast), or a layer
+    # of the backbone, such as "res4" or "net.blocks.11" (one backward pass of the network above
+    # that layer for each map). A wrong name is answered with those that there are.
+    cfg.MODEL.ODAM.LAYER = ""
+
+    # How GroupNorm in the towers of a dense head (RetinaNet, FCOS) is differentiated. "exact":
+    # its statistics tie all cells together, so each map costs a backward pass of the head.
+    # "constant": its mean and variance count as constants, as in the authors' code, which makes
+    # the head local and fast. Batch norm has constant statistics anyway.
+    cfg.MODEL.ODAM.NORM_STATISTICS = "exact"
+
     # Bound on the size of temporary tensors while explaining, in MB. Smaller is slower, not
     # different: instances are explained in chunks that stay under it.
     cfg.MODEL.ODAM.CHUNK_MB = 64

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heatmap import heat_map, smoothing_radius
+from .heatmap import smooth, smoothing_radius
 from .windows import cut_window, paste_window
 
 __all__ = ["BoxPooling", "RoIAlignSpec", "adjoint", "pooled_heat_maps", "roi_align"]
@@ -170,7 +170,12 @@ def adjoint(gradient: Tensor, boxes: Tensor, grid: tuple[int, int], spec: RoIAli
 
 
 def pooled_heat_maps(
-    feature: Tensor, boxes: Tensor, gradient: Tensor, spec: RoIAlignSpec, sigma: float = 0.0
+    feature: Tensor,
+    boxes: Tensor,
+    gradient: Tensor,
+    spec: RoIAlignSpec,
+    sigma: float = 0.0,
+    signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """
     Heat maps of outputs that a head computed from each box's pooled feature alone.
@@ -185,6 +190,7 @@ def pooled_heat_maps(
             feature.
         spec: the layer's parameters.
         sigma: see :func:`heat_map`.
+        signed: leave out the ReLU, for maps that are to be added up first.
 
     Returns:
         maps (N, T, h, w), padded with zeros to the largest window, and window origins (N, 2).
@@ -203,15 +209,16 @@ def pooled_heat_maps(
         else:
             spread = F.pad(rows.t() @ gradient[i] @ columns, (margin,) * 4)
             window = (top - margin, left - margin, *spread.shape[-2:])
-            one = heat_map(spread, cut_window(feature, window), sigma)
+            one = (smooth(spread, sigma) * cut_window(feature, window)).sum(dim=-3)
         maps[i, :, : one.shape[-2], : one.shape[-1]] = one
-    return maps, origins
+    return (maps if signed else maps.relu_()), origins
 
 
 def _contracted_map(rows: Tensor, columns: Tensor, gradient: Tensor, window: Tensor) -> Tensor:
     """
-    ``heat_map(rows^T @ gradient @ columns, window)`` without the gradient on the window, the
-    largest tensor of all: channels are summed for each column before rows are spread out.
+    ``heat_map(rows^T @ gradient @ columns, window)`` before its ReLU, without the gradient on the
+    window, the largest tensor of all: channels are summed for each column before rows are spread
+    out.
 
     Args:
         rows: (R, h); columns: (S, w).
@@ -225,4 +232,4 @@ def _contracted_map(rows: Tensor, columns: Tensor, gradient: Tensor, window: Ten
     spread = columns.t() @ gradient.permute(3, 0, 2, 1).reshape(s, t * r * c)  # (w, T R C)
     summed = spread.view(-1, t * r, c) @ window.permute(2, 0, 1).contiguous()  # (w, T R, h)
     summed = summed.view(-1, t, r, rows.shape[1])
-    return torch.einsum("wtrh,rh->thw", summed, rows).relu()
+    return torch.einsum("wtrh,rh->thw", summed, rows)

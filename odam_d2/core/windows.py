@@ -1,9 +1,12 @@
-"""Cutting windows out of feature maps, and pasting them back."""
+"""Cutting windows out of feature maps, pasting them back, and adding them up."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cut_window", "paste_window"]
+__all__ = ["add_windows", "cut_window", "join_windows", "paste_window", "refine_windows"]
 
 Window = tuple[int, int, int, int]
 """(row, column, height, width) in cells; it may stick out of the feature map."""
@@ -26,3 +29,64 @@ def paste_window(values: Tensor, window: Window, grid: tuple[int, int]) -> Tenso
     row, column, height, width = window
     # Negative padding crops what sticks out.
     return F.pad(values, (column, grid[1] - column - width, row, grid[0] - row - height))
+
+
+def join_windows(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]], count: int
+) -> tuple[Tensor, Tensor]:
+    """
+    Put the windows of several groups of instances back into one order.
+
+    Args:
+        parts: for each group its instances (n,), values (n, T, h, w) and origins (n, 2).
+        count: N, instances in all groups together.
+
+    Returns:
+        values (N, T, h, w), padded with zeros to the largest window, and origins (N, 2).
+    """
+    height = max(values.shape[-2] for _, values, _ in parts)
+    width = max(values.shape[-1] for _, values, _ in parts)
+    _, values, origins = parts[0]
+    joined = values.new_zeros((count, values.shape[1], height, width))
+    first = origins.new_zeros((count, 2))
+    for index, values, origins in parts:
+        joined[index, :, : values.shape[-2], : values.shape[-1]] = values
+        first[index] = origins
+    return joined, first
+
+
+def refine_windows(values: Tensor, origins: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+    """
+    Windows on a grid whose cells are ``ratio`` times smaller: each cell's value is shared evenly by
+    the cells that it covers, so that a map keeps its sum.
+
+    Args:
+        values: (N, T, h, w).
+        origins: (N, 2), (row, column) of each window's first cell.
+        ratio: cells along each side of a cell.
+    """
+    if ratio == 1:
+        return values, origins
+    finer = values.repeat_interleave(ratio, dim=-1).repeat_interleave(ratio, dim=-2)
+    return finer / ratio**2, origins * ratio
+
+
+def add_windows(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """
+    Sum of several windows of each of N instances, on windows that cover all of them.
+
+    Args:
+        windows: values (N, T, h, w) and origins (N, 2) of each summand; shapes may differ.
+    """
+    if len(windows) == 1:
+        return windows[0]
+    first = torch.stack([origins for _, origins in windows]).amin(dim=0)
+    last = torch.stack([o + o.new_tensor(v.shape[-2:]) for v, o in windows]).amax(dim=0)
+    values = windows[0][0]
+    height, width = (last - first).amax(dim=0).tolist() if len(first) else (0, 0)
+    total = values.new_zeros((*values.shape[:2], height, width))
+    for values, origins in windows:
+        for i, (row, column) in enumerate((origins - first).tolist()):
+            window = total[i, :, row : row + values.shape[-2], column : column + values.shape[-1]]
+            window += values[i]
+    return total, first

@@ -139,17 +139,19 @@ def _build(case: BenchmarkCase) -> _Work:
 @torch.no_grad()
 def scale_random_weights(model: nn.Module) -> None:
     """
-    Bring the features of an untrained ResNet detector to order one, in place.
+    Bring the features of an untrained detector to order one, in place.
 
-    Features of untrained weights with frozen batch norm grow by orders of magnitude, and boxes
-    explode with them. Without biases, the backbone is homogeneous in its first layer: scaling that
-    one layer is enough.
+    Features of untrained weights with batch norm in eval mode grow by orders of magnitude, and
+    boxes explode with them. Without biases, such a backbone is homogeneous in its first layer:
+    scaling that one layer is enough. Backbones that normalise are of order one already.
     """
     parameter = next(model.parameters())
-    image = torch.randn(1, 3, 128, 192, dtype=parameter.dtype, device=parameter.device) * 60
-    size = max(feature.std() for feature in model.backbone(image).values())
+    unit = max(model.backbone.size_divisibility, 64)
+    image = torch.randn(1, 3, 2 * unit, 3 * unit, dtype=parameter.dtype, device=parameter.device)
+    size = max(feature.std() for feature in model.backbone(image * 60).values())
     bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
-    bottom_up.stem.conv1.weight /= size
+    first = next(module for module in bottom_up.modules() if isinstance(module, nn.Conv2d))
+    first.weight /= size
 
 
 def measure(case: BenchmarkCase) -> dict:
@@ -160,7 +162,8 @@ def measure(case: BenchmarkCase) -> dict:
         ``forward_s`` (plain inference), ``explain_s`` (what explaining adds to it, all included),
         ``overhead`` (their ratio), ``autograd_s_per_map`` (one backward pass for one map, mean over
         the instances), ``speedup`` (autograd for all maps over ``explain_s``),
-        ``max_relative_error`` over ``autograd_maps`` maps that were computed both ways,
+        ``max_relative_error`` over ``autograd_maps`` maps that were computed both ways, ``way``
+        (how ours computes maps),
         ``num_instances``, ``num_targets``, and ``instances_per_level``.
     """
     work = _build(case)
@@ -183,6 +186,7 @@ def measure(case: BenchmarkCase) -> dict:
         "max_relative_error": error,
         "num_instances": len(maps),
         "num_targets": len(maps.targets),
+        "way": work.explainer.way,
         "autograd_maps": count,
         "instances_per_level": maps.levels.bincount().tolist(),
     }
@@ -206,24 +210,27 @@ def _autograd(work: _Work, references: int) -> tuple[OdamMaps, float, float, int
     explainer, graphs, found = work.explainer, [], []
     explain_detections = explainer.explain_detections
 
-    def recorded(*args):
-        graphs.append(explainer.autograd_outputs(*args))
-        explain_detections(*args)
-        found.extend(args[-1])
+    def recorded(reading, instances):
+        with torch.enable_grad():
+            leaves = [feature.detach().requires_grad_() for feature in reading.features]
+            graphs.append((leaves, reading.levels, explainer.evaluate(leaves, reading).values))
+        explain_detections(reading, instances)
+        found.extend(instances)
 
     explainer.explain_detections = recorded
     try:
         work.ours()
     finally:
         del explainer.explain_detections
-    (leaves, outputs), maps = graphs[0], found[0].odam_maps
+    (leaves, read, outputs), maps = graphs[0], found[0].odam_maps
     seconds, error, count = 0.0, 0.0, 0
     for level in tqdm(maps.levels.unique().tolist(), desc="per-map autograd", unit="level"):
         members = (maps.levels == level).nonzero().squeeze(1).tolist()
         spent = []
         for i in members[:references]:
+            levels = [(leaves[n], explainer.strides[n]) for n in read[i].unique().tolist()]
             for t in range(len(maps.targets)):
-                elapsed, reference = _one_map(outputs, (i, t), leaves[level])
+                elapsed, reference = _one_map(outputs, (i, t), levels)
                 spent.append(elapsed)
                 error = max(error, _relative_error(maps, i, t, reference))
         seconds += min(spent) * len(members)
@@ -231,13 +238,31 @@ def _autograd(work: _Work, references: int) -> tuple[OdamMaps, float, float, int
     return maps, seconds / max(len(maps), 1), error, count
 
 
-def _one_map(outputs: Tensor, index: tuple[int, int], leaf: Tensor) -> tuple[float, Tensor]:
-    """Seconds and heat map (H, W) of one output, by one backward pass."""
+def _one_map(
+    outputs: Tensor, index: tuple[int, int], levels: list[tuple[Tensor, float]]
+) -> tuple[float, Tensor]:
+    """
+    Seconds and heat map (H, W) of one output, by one backward pass.
+
+    Args:
+        levels: leaf and stride of each level that the output depends on, the finest first.
+    """
     start = time.perf_counter()
+    leaves = [leaf for leaf, _ in levels]
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(outputs[index], leaf, retain_graph=True)
-    reference = (gradient[0] * leaf[0].detach()).sum(dim=0).relu()
-    if leaf.is_cuda:
+        gradients = torch.autograd.grad(
+            outputs[index], leaves, retain_graph=True, allow_unused=True
+        )
+    height, width = leaves[0].shape[-2:]
+    total = leaves[0].new_zeros(height, width)
+    for (leaf, stride), gradient in zip(levels, gradients, strict=True):
+        if gradient is not None:
+            ratio = round(stride / levels[0][1])
+            product = (gradient[0] * leaf[0].detach()).sum(dim=0) / ratio**2
+            product = product.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
+            total += product[:height, :width]
+    reference = total.relu()
+    if reference.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start, reference
 

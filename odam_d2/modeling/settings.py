@@ -11,9 +11,10 @@ from detectron2.data import MetadataCatalog
 from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 
-__all__ = ["SCORES", "ExplainSettings"]
+__all__ = ["NORM_STATISTICS", "SCORES", "ExplainSettings"]
 
 SCORES = ("probability", "logit")
+NORM_STATISTICS = ("exact", "constant")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class ExplainSettings:
             explaining off.
         score: the class score that is differentiated, one of :data:`SCORES`.
         smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
+        layer: the layer of the backbone on whose output maps are made, such as ``"res4"``; empty
+            for the feature maps that the head reads.
+        norm_statistics: whether GroupNorm in the towers of a dense head is differentiated in full
+            (``"exact"``), or with its mean and variance held constant (``"constant"``), which
+            makes such a head local and fast.
         chunk_mb: bound on temporary tensors, in MB.
         class_names: names of the classes by id, where they are known.
     """
@@ -31,12 +37,19 @@ class ExplainSettings:
     targets: tuple[str, ...] = DEFAULT_TARGETS
     score: str = "probability"
     smoothing_sigma: float = 0.0
+    layer: str = ""
+    norm_statistics: str = "exact"
     chunk_mb: float = 64
     class_names: Sequence[str] | None = None
 
     def __post_init__(self):
         if self.score not in SCORES:
             raise InputError(f"MODEL.ODAM.SCORE is {self.score!r}; it must be one of {SCORES}")
+        if self.norm_statistics not in NORM_STATISTICS:
+            raise InputError(
+                f"MODEL.ODAM.NORM_STATISTICS is {self.norm_statistics!r}; it must be one of "
+                f"{NORM_STATISTICS}"
+            )
         if not 0 <= self.smoothing_sigma < float("inf"):
             raise InputError(
                 f"MODEL.ODAM.SMOOTHING_SIGMA is {self.smoothing_sigma}; it must be 0 (no "
@@ -62,6 +75,8 @@ class ExplainSettings:
             targets=tuple(node.TARGETS),
             score=node.SCORE,
             smoothing_sigma=node.SMOOTHING_SIGMA,
+            layer=node.LAYER,
+            norm_statistics=node.NORM_STATISTICS,
             chunk_mb=node.CHUNK_MB,
             class_names=_class_names(cfg),
         )

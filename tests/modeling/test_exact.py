@@ -6,10 +6,19 @@ image sizes in a batch, H != W, boxes over the border, of one pixel, larger than
 import pytest
 import torch
 from detectron2.structures import Boxes
-from oracle import SLIM, TARGETS, rcnn_maps, retinanet_maps, two_images, worst_error, zoo_model
+from oracle import (
+    SLIM,
+    TARGETS,
+    detection_maps,
+    rcnn_maps,
+    retinanet_maps,
+    two_images,
+    worst_error,
+    zoo_model,
+)
 
 from odam_d2 import explain, explain_boxes
-from odam_d2.modeling.explainers.dense import ORIGIN, nearest_anchors
+from odam_d2.modeling.explainers.anchors import nearest_anchors
 
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -58,6 +67,7 @@ CASES = [
         ["MODEL.RETINANET.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32],
     ),
 ]  # fmt: skip
+CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 IDS = ["fpn", "c4", "dc5", "agnostic_conv_gn", "retinanet", "retinanet_gn"]
 
 
@@ -94,46 +104,29 @@ def test_chunks_do_not_change_maps(name, references, chunk_mb):
     check(model, references, torch.float64, chunk_mb=chunk_mb)
 
 
-def test_detections_of_faster_rcnn(faster_rcnn, monkeypatch):
-    """Detections are explained at the proposals that they came from."""
-    from odam_d2.modeling.explainers import rcnn
-
-    proposals = []
-    original = rcnn.RCNNExplainer.explain_detections
-
-    def record(self, features, instances):
-        proposals.extend(found.get(rcnn._ORIGIN).tensor for found in instances)
-        original(self, features, instances)
-
-    monkeypatch.setattr(rcnn.RCNNExplainer, "explain_detections", record)
-    inputs = two_images()
-    results = [x["instances"] for x in explain(faster_rcnn, inputs, TARGETS)]
-    classes = [found.pred_classes for found in results]
-    assert sum(len(c) for c in classes) > 10
-    # The proposals must be the ones whose predictions are the detections.
-    expected = rcnn_maps(faster_rcnn, inputs, proposals, classes, TARGETS)
-    for found, rows in zip(results, expected, strict=True):
-        assert worst_error(found.odam_maps, rows) <= 1e-5
+@pytest.mark.parametrize("name", [CASES[0][0], CASES[1][0], CASCADE, CASES[4][0]])
+def test_detections(name):
+    """
+    Detections are explained where they came from: against Detectron2's own inference, end to end.
+    """
+    model = zoo_model(name, opts=SLIM)
+    for image in two_images():
+        found = explain(model, [dict(image)])[0]["instances"].odam_maps
+        ((detections, rows),) = detection_maps(model, [image])
+        assert len(detections) == len(found) >= 6
+        assert sum(reference is not None for row in rows for reference in row) > 2 * len(rows)
+        assert worst_error(found, rows) <= 1e-5
 
 
-def test_detections_of_retinanet(retinanet, monkeypatch):
-    from odam_d2.modeling.explainers import retinanet as module
-
-    origins = []
-    original = module.RetinaNetExplainer.explain_detections
-
-    def record(self, features, predictions, results):
-        origins.extend(found.get(ORIGIN) for found in results)
-        original(self, features, predictions, results)
-
-    monkeypatch.setattr(module.RetinaNetExplainer, "explain_detections", record)
-    inputs = two_images()
-    results = [x["instances"] for x in explain(retinanet, inputs, TARGETS)]
-    classes = [found.pred_classes for found in results]
-    assert sum(len(c) for c in classes) > 10
-    expected = retinanet_maps(retinanet, inputs, origins, classes, TARGETS)
-    for found, rows in zip(results, expected, strict=True):
-        assert worst_error(found.odam_maps, rows) <= 1e-5
+def test_detections_of_a_batch():
+    """Instances of one image must not be explained on another."""
+    model = zoo_model(CASCADE, dtype=torch.float32, opts=SLIM)
+    results = explain(model, two_images())
+    for result, (detections, rows) in zip(
+        results, detection_maps(model, two_images()), strict=True
+    ):
+        assert len(detections) == len(result["instances"])
+        assert worst_error(result["instances"].odam_maps, rows) <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "references"), [CASES[0][:2], CASES[4][:2]])

@@ -1,8 +1,9 @@
 """
-What an explainer of a family of detectors provides.
+The interface of everything that can explain a detector, and the registry that finds it.
 
-An explainer runs a detector as Detectron2 does, keeps where each detection came from, and makes
-heat maps of the survivors. It works on views of the modules (:mod:`odam_d2.modeling.views`).
+Two kinds fulfil it. :class:`HeadExplainer` (``head.py``) is for detectors of a backbone and a head:
+each family says in a file of its own what its head reads and decides. :class:`OutputsExplainer`
+(``outputs.py``) asks nothing but a function that computes the outputs.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
-from odam_d2.core.targets import DEFAULT_TARGETS, Target, parse_targets
+from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
 from odam_d2.structures import OdamMaps
 
-__all__ = ["Explainer", "UnsupportedModelError", "build_explainer", "register_explainer"]
+__all__ = [
+    "GENERAL_WAY",
+    "Explainer",
+    "UnsupportedModelError",
+    "build_explainer",
+    "register_explainer",
+]
 
-# How far a score or, relative to the image, a box may move when a head runs again on the detections
-# alone. Rounding stays far below; a head that is not the one we think goes far beyond.
-_SAME = 1e-2
+GENERAL_WAY = "explain it by odam_d2.explain_outputs (docs/your_own_head.md)"
+"""What to do about a head that no explainer knows, for error messages."""
 
 _EXPLAINERS: dict[type, type[Explainer]] = {}
 
@@ -43,7 +49,7 @@ class Explainer(ABC):
         settings: what to explain, and how.
 
     Raises:
-        ValueError: a target is unknown.
+        ValueError: a target or layer is unknown.
         UnsupportedModelError: a part of the model is not of a kind that can be explained.
     """
 
@@ -60,6 +66,11 @@ class Explainer(ABC):
     @abstractmethod
     def num_classes(self) -> int:
         """Classes of the detector, without background."""
+
+    @property
+    @abstractmethod
+    def way(self) -> str:
+        """How maps are computed, in a few words: ``"pooled"``, ``"window"``, ``"autograd"``, ..."""
 
     @abstractmethod
     def view(self) -> nn.Module:
@@ -86,25 +97,23 @@ class Explainer(ABC):
             ``odam_maps``.
         """
 
-    @abstractmethod
-    def explain_detections(self, *head_and_instances) -> None:
+    def select_values(self, scores: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
         """
-        Called by the view with what the head read (and gave) and the traced detections of each
-        image: sets their field ``odam_maps``.
-        """
-
-    @abstractmethod
-    def autograd_outputs(self, *head_and_instances) -> tuple[list[Tensor], Tensor]:
-        """
-        The definition that fast ways are held to: the head's own graph, for plain autograd.
+        The targets (N, T) among what a head decided.
 
         Args:
-            *head_and_instances: as for :meth:`explain_detections`, before it ran.
-
-        Returns:
-            Leaves, the feature maps (I, C, H, W) of each level, and the values (N, T) of
-            :attr:`parts` for the detections of all images, computed from them.
+            scores: (N, K) or more columns, as ``settings.score`` says.
+            boxes: (N, 4), decoded.
+            classes: (N,).
         """
+        sides, columns = outward(boxes), []
+        for target in self.parts:
+            if target.kind == "side":
+                columns.append(sides[:, target.index])
+            else:
+                label = classes if target.index is None else classes.new_tensor(target.index)
+                columns.append(scores.gather(1, label.expand(len(scores))[:, None]).squeeze(1))
+        return torch.stack(columns, dim=1)
 
     def pack(self, values: Tensor, **geometry: Tensor) -> OdamMaps:
         """
@@ -124,31 +133,6 @@ class Explainer(ABC):
         ]
         return OdamMaps([t.name for t in self.targets], torch.stack(chosen, dim=1), **geometry)
 
-    def check_same(self, instances: Instances, scores: Tensor, boxes: Tensor) -> None:
-        """
-        Refuse to explain when running the head again does not give the detections' scores and
-        boxes: the maps would be of something else.
-
-        Args:
-            instances: detections in the network's input frame.
-            scores: (N,) probabilities, and boxes (N, 4), that the explained head gives.
-        """
-        if not len(instances):
-            return
-        again, found = Boxes(boxes.clone()), instances.pred_boxes.clone()
-        # Not every detector has clipped its boxes at this point.
-        again.clip(instances.image_size)
-        found.clip(instances.image_size)
-        size = max(instances.image_size)
-        moved = (again.tensor - found.tensor).abs().max() / size
-        changed = (scores - instances.scores).abs().max()
-        if not (moved < _SAME and changed < _SAME):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}'s detections do not come from the head that "
-                f"{type(self).__name__} explains (scores differ by {changed:.3g}, boxes by "
-                f"{moved * size:.3g} pixels): its own heads change them, so no map is given"
-            )
-
 
 def register_explainer(model_type: type):
     """Class decorator: the explainer of a model type and its subclasses."""
@@ -167,5 +151,6 @@ def build_explainer(model: nn.Module, settings: ExplainSettings) -> Explainer:
             return _EXPLAINERS[base](model, settings)
     known = ", ".join(sorted(base.__name__ for base in _EXPLAINERS))
     raise UnsupportedModelError(
-        f"no explainer for the model type {type(model).__name__}; there are explainers for {known}"
+        f"no explainer for the model type {type(model).__name__}; there are explainers for "
+        f"{known}, and any other model can be explained too: {GENERAL_WAY}"
     )

@@ -1,126 +1,280 @@
-"""What dense detectors have in common: detections that remember the anchor they came from."""
+"""
+Dense detectors. An output reads a window of one level, so its gradient is pushed back through the
+head's convolutions on that window alone (design: "dense heads"); towers that windows cannot go
+through are explained by autograd through the head.
+"""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
-from detectron2.structures import Boxes, pairwise_iou
-from torch import Tensor
+import torch.nn.functional as F
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, ImageList
+from torch import Tensor, nn
 
-from odam_d2.core.dense_windows import OutputCells
+from odam_d2.core.dense_windows import ConvLayer, DenseHead, Windows
+from odam_d2.core.heatmap import smoothing_radius
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.views import view_of
 
-from .base import UnsupportedModelError
+from .anchors import ORIGIN, Anchors, TracedDecoding, nearest_anchors
+from .head import HeadExplainer
+from .reading import Evaluation, Reading
+from .towers import TracedTower, convolutions, is_local
 
-__all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
-
-ORIGIN = "odam_anchors"
-"""Field of traced detections: (N, 2), level and index of the anchor within it."""
-
-
-class TracedDecoding:
-    """Mixin for a ``DenseDetector``: its detections remember level and anchor."""
-
-    def _decode_multi_level_predictions(self, *args, **kwargs):
-        object.__setattr__(self, "odam_levels", itertools.count())
-        return super()._decode_multi_level_predictions(*args, **kwargs)
-
-    def _decode_per_level_predictions(
-        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-    ):
-        found = super()._decode_per_level_predictions(
-            anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-        )
-        # Detectron2 computes these indices and drops them.
-        candidates = (pred_scores > score_thresh).nonzero()
-        values = pred_scores[candidates[:, 0], candidates[:, 1]]
-        values, best = values.topk(min(topk_candidates, len(values)))
-        anchor, label = candidates[best].unbind(1)
-        if not (torch.equal(label, found.pred_classes) and torch.equal(values, found.scores)):
-            raise UnsupportedModelError(
-                f"{type(self).__name__} chooses its candidates in its own way, so the anchors of "
-                "its detections are not known"
-            )
-        level = torch.full_like(anchor, next(self.odam_levels))
-        found.set(ORIGIN, torch.stack([level, anchor], dim=1))
-        return found
+__all__ = ["DenseExplainer"]
 
 
-@dataclass(frozen=True)
-class Anchors:
+class _Explaining(TracedDecoding):
+    """Mixin for a ``DenseDetector``: detections get ``odam_maps`` on the way out."""
+
+    def forward_inference(self, images, features, predictions):
+        explainer = self.odam_explainer
+        # Where transposing is not a copy, Detectron2's sigmoid_ would overwrite what is kept.
+        kept = [
+            [x.clone() if _transposes_in_place(x, size) else x for x in levels]
+            for levels, size in zip(predictions, explainer.output_sizes, strict=True)
+        ]
+        results = super().forward_inference(images, features, predictions)
+        origins = [found.get(ORIGIN) for found in results]
+        classes = [found.pred_classes for found in results]
+        explainer.outputs = kept
+        reading = explainer.read_anchors(images, features, origins, classes)
+        try:
+            explainer.explain_detections(reading, results)
+        finally:
+            explainer.forget()
+        for found in results:
+            found.remove(ORIGIN)
+        return results
+
+
+class DenseExplainer(HeadExplainer):
     """
-    N anchors chosen on the levels of a batch.
+    Explains dense detectors whose head is made of towers of convolutions and predictors that read
+    them. A family names these, in the order of the head's outputs, and says what scores are. A
+    reading's ``origin`` is the :class:`Anchors` of its detections.
 
     Attributes:
-        cells: where their outputs are read.
-        number: (N,), which of the A anchors of the cell.
-        boxes: (N, 4), XYXY in input pixels.
+        head_type: the head whose ``forward`` the towers describe.
+        towers: for each of the head's outputs, predictor and the tower that it reads.
+        local: whether windows can go through the towers of this very head.
+        outputs: what the head gave for the batch at hand, for each predictor and level.
     """
 
-    cells: OutputCells
-    number: Tensor
-    boxes: Tensor
+    head_type: ClassVar[type[nn.Module]]
+    towers: ClassVar[Mapping[str, str]]
 
-    def __len__(self) -> int:
-        return len(self.number)
-
-    @classmethod
-    def of_origins(
-        cls, origins: list[Tensor], anchors: list[Boxes], widths: list[int], per_cell: int
-    ) -> Anchors:
-        """
-        Args:
-            origins: for each image (N, 2), as in :data:`ORIGIN`.
-            anchors: of each level, in the order row, column, number.
-            widths: columns of each level.
-            per_cell: A.
-        """
-        level, index = torch.cat(origins).unbind(1)
-        image = torch.repeat_interleave(
-            torch.arange(len(origins), device=level.device),
-            torch.tensor([len(o) for o in origins], device=level.device),
+    def __init__(self, model: DenseDetector, settings: ExplainSettings):
+        super().__init__(model, settings)
+        self.outputs: list[list[Tensor]] = []
+        self.masks: dict[str, list[list[Tensor]]] = {}
+        constant = settings.norm_statistics == "constant"
+        self.local = type(model.head).forward is self.head_type.forward and all(
+            is_local(getattr(model.head, tower), self._predictors(tower), constant=constant)
+            for tower in set(self.towers.values())
         )
-        cell, number = index // per_cell, index % per_cell
-        width = torch.tensor(widths, device=level.device)[level]
-        boxes = anchors[0].tensor.new_zeros((len(level), 4))
-        for at, candidates in enumerate(anchors):
-            boxes[level == at] = candidates.tensor[index[level == at]]
-        return cls(OutputCells(level, image, cell // width, cell % width), number, boxes)
 
-    def read(self, outputs: list[Tensor], per_anchor: int) -> Tensor:
+    @property
+    @abstractmethod
+    def output_sizes(self) -> list[int]:
+        """Outputs for each anchor of each predictor, such as K and 4."""
+
+    @abstractmethod
+    def scores(self, outputs: list[Tensor], kind: str) -> Tensor:
         """
-        Outputs of the chosen anchors, (N, per_anchor).
+        Class scores (N, K) of anchors.
 
         Args:
-            outputs: of each level, (I, A * per_anchor, H, W).
+            outputs: of each predictor (N, size), before any sigmoid.
+            kind: "probability", what detections are ranked by, or "logit".
         """
-        cells = self.cells
-        out = outputs[0].new_zeros((len(self), per_anchor))
-        for level, values in enumerate(outputs):
-            index = (cells.level == level).nonzero().squeeze(1)
-            if not len(index):
-                continue
-            values = values.unflatten(1, (-1, per_anchor))
-            at = (x[index] for x in (cells.image, self.number, cells.row, cells.column))
-            image, number, row, column = at
-            out = out.index_copy(0, index, values[image, number, :, row, column])
-        return out
 
-    def spread(self, values: Tensor, per_cell: int) -> Tensor:
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
+    @property
+    def feature_names(self) -> list[str]:
+        return list(self.model.head_in_features)
+
+    @property
+    def strides(self) -> list[float]:
+        shape = self.model.backbone.output_shape()
+        return [float(shape[name].stride) for name in self.feature_names]
+
+    @property
+    def head_way(self) -> str:
+        if not self.local:
+            return "autograd"
+        norms = {type(m) for name in set(self.towers.values()) for m in self._tower(name)}
+        return "window, constant statistics" if nn.GroupNorm in norms else "window"
+
+    def view(self) -> nn.Module:
+        return view_of(
+            self.model, _Explaining, children={"head": self._traced_head()}, odam_explainer=self
+        )
+
+    def nearest(self, boxes: Boxes, anchors: list[Boxes]) -> Tensor:
+        """(N, 2) level and index of the anchor that would be trained to find each box."""
+        return nearest_anchors(boxes, anchors)
+
+    def read_boxes(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        boxes: Sequence[Boxes],
+        classes: Sequence[Tensor],
+    ) -> Reading:
+        self.outputs = list(self._traced_head()(features))
+        anchors = self.model.anchor_generator(features)
+        origins = [self.nearest(of_image, anchors) for of_image in boxes]
+        return self.read_anchors(images, features, origins, classes)
+
+    def read_anchors(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        origins: Sequence[Tensor],
+        classes: Sequence[Tensor],
+    ) -> Reading:
         """
-        Seeds of a predictor with A outputs for each entry: (N, T, K) values of the chosen anchors
-        to (N, T, A * K), zero for the other anchors of the cell.
+        Args:
+            origins: for each image (n, 2), see :data:`ORIGIN`.
+            classes: for each image (n,).
         """
-        n, t, k = values.shape
-        out = values.new_zeros((n, per_cell, t, k))
-        out[torch.arange(n, device=values.device), self.number] = values
-        return out.transpose(1, 2).reshape(n, t, per_cell * k)
+        anchors = self.model.anchor_generator(features)
+        per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
+        chosen = Anchors.of_origins(
+            list(origins), anchors, [f.shape[-1] for f in features], per_cell
+        )
+        return Reading(
+            images=images.tensor,
+            image_sizes=images.image_sizes,
+            features=features,
+            image=chosen.cells.image,
+            classes=torch.cat(list(classes)),
+            levels=chosen.cells.level[:, None],
+            origin=chosen,
+        )
+
+    def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
+        return self._decide(self._read(self.model.head(features), reading), reading)
+
+    def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
+        if not self.local:
+            return self.autograd_heat_maps(reading)
+        read = [x.detach() for x in self._read(self.outputs, reading)]
+        with torch.enable_grad():
+            for outputs in read:
+                outputs.requires_grad_()
+            evaluation = self._decide(read, reading)
+            seeds = [
+                torch.autograd.grad(value.sum(), read, retain_graph=True, allow_unused=True)
+                for value in evaluation.values.T
+            ]
+        of_output = dict(zip(self.towers, zip(*seeds, strict=True), strict=True))
+        heads = {tower: self._dense_head(tower) for tower in sorted(set(self.towers.values()))}
+        radius = max(head.radius for head in heads.values())
+        total = None
+        for tower, head in heads.items():
+            windows = self._tower_maps(tower, head, of_output, reading)
+            margin = radius - head.radius
+            values = F.pad(windows.values, (margin,) * 4)
+            total = values if total is None else total.add_(values)
+            origins = torch.stack([windows.row - margin, windows.column - margin], dim=1)
+        evaluation = Evaluation(*(part.detach() for part in evaluation))
+        return total.relu_(), origins, evaluation
+
+    def forget(self) -> None:
+        """Drop what was kept of a batch, before the next one."""
+        self.outputs = []
+        for masks in self.masks.values():
+            masks.clear()
+
+    def _tower(self, name: str) -> nn.Sequential:
+        return getattr(self.model.head, name)
+
+    def _predictors(self, tower: str) -> list[nn.Conv2d]:
+        """What reads a tower, in the order of the head's outputs."""
+        return [getattr(self.model.head, p) for p, of in self.towers.items() if of == tower]
+
+    def _dense_head(self, tower: str) -> DenseHead:
+        layers = [ConvLayer(conv.weight.detach()) for conv in convolutions(self._tower(tower))]
+        return DenseHead(layers, torch.cat([p.weight.detach() for p in self._predictors(tower)]))
+
+    def _traced_head(self) -> nn.Module:
+        if not self.local:
+            return self.model.head
+        self.masks = {tower: [] for tower in self.towers.values()}
+        traced = {
+            tower: view_of(self._tower(tower), TracedTower, odam_masks=masks)
+            for tower, masks in self.masks.items()
+        }
+        return view_of(self.model.head, children=traced)
+
+    def _read(self, predictions: Sequence[list[Tensor]], reading: Reading) -> list[Tensor]:
+        """Outputs (N, size) of each predictor at the detections' anchors."""
+        sizes = self.output_sizes
+        return [reading.origin.read(p, n) for p, n in zip(predictions, sizes, strict=True)]
+
+    def _decide(self, outputs: list[Tensor], reading: Reading) -> Evaluation:
+        boxes = self.model.box2box_transform.apply_deltas(outputs[1], reading.origin.boxes)
+        scores = self.scores(outputs, self.settings.score)
+        values = self.select_values(scores, boxes, reading.classes)
+        probability = self.scores(outputs, "probability")
+        return Evaluation(values, probability.gather(1, reading.classes[:, None])[:, 0], boxes)
+
+    def _tower_maps(
+        self,
+        tower: str,
+        head: DenseHead,
+        seeds: dict[str, tuple[Tensor | None, ...]],
+        reading: Reading,
+    ) -> Windows:
+        """
+        Signed maps of what the targets owe to one tower.
+
+        Args:
+            seeds: for each predictor and target, the target's derivative (N, size) by the outputs
+                at the detection's anchor; None for none.
+
+        Returns:
+            Windows of values (N, T, h, h).
+        """
+        anchors: Anchors = reading.origin
+        names = [name for name, of in self.towers.items() if of == tower]
+        used = [t for t in range(len(self.parts)) if any(seeds[n][t] is not None for n in names)]
+        side = 2 * (head.radius + smoothing_radius(self.settings.smoothing_sigma)) + 1
+        values = reading.features[0].new_zeros((len(reading), len(self.parts), side, side))
+        row, column = (x - side // 2 for x in (anchors.cells.row, anchors.cells.column))
+        if not used:
+            return Windows(values, row, column)
+        spread = []
+        for name in names:
+            size = self.output_sizes[list(self.towers).index(name)]
+            none = values.new_zeros(len(reading), size)
+            chosen = [none if seeds[name][t] is None else seeds[name][t] for t in used]
+            per_cell = getattr(self.model.head, name).out_channels // size
+            spread.append(anchors.spread(torch.stack(chosen, dim=1), per_cell))
+        windows = head.heat_maps(
+            list(zip(*self.masks[tower], strict=True)),
+            reading.features,
+            torch.cat(spread, dim=2),
+            anchors.cells,
+            sigma=self.settings.smoothing_sigma,
+            signed=True,
+            max_bytes=self.settings.max_bytes,
+        )
+        values[:, used] = windows.values.to(values)
+        return windows._replace(values=values)
 
 
-def nearest_anchors(boxes: Boxes, anchors: list[Boxes]) -> Tensor:
-    """(N, 2) level and index of the anchor with the highest IoU with each box, first of equals."""
-    best = [pairwise_iou(boxes, of_level).max(dim=1) for of_level in anchors]
-    level = torch.stack([b.values for b in best]).argmax(dim=0)
-    index = torch.stack([b.indices for b in best])
-    return torch.stack([level, index[level, torch.arange(len(boxes), device=level.device)]], dim=1)
+def _transposes_in_place(outputs: Tensor, per_anchor: int) -> bool:
+    """Whether (I, A K, H, W) to (I, H W A, K) is a view of the same memory."""
+    by_anchor = outputs.unflatten(1, (-1, per_anchor))
+    return by_anchor.permute(0, 3, 4, 1, 2).is_contiguous()

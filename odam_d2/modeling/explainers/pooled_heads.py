@@ -4,65 +4,82 @@ Box heads that see one pooled feature for each proposal: what an R-CNN must prov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import NamedTuple
 
+import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
-from detectron2.modeling.roi_heads import (
-    CascadeROIHeads,
-    FastRCNNOutputLayers,
-    Res5ROIHeads,
-    StandardROIHeads,
-)
-from detectron2.structures import Boxes
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
+from odam_d2.modeling.views import view_of
 
-from .base import UnsupportedModelError
+from .base import GENERAL_WAY, UnsupportedModelError
 
-__all__ = ["PooledHead", "pooled_head"]
+__all__ = ["PROPOSALS", "PooledHead", "Stage", "finite_rows", "pooled_head"]
+
+PROPOSALS = "odam_proposals"
+"""Field of traced detections: (N, S, 4), the box that was pooled for each of the S stages."""
 
 
-@dataclass(frozen=True)
-class PooledHead:
+class Stage(NamedTuple):
     """
-    The box branch of ROI heads, in two steps: pool each proposal, predict from each pooled feature.
+    One prediction from pooled features; a cascade has several.
 
     Attributes:
-        in_features: names of the backbone features that are pooled from.
-        pooler: pools them.
         predict: (N, C, R, S) pooled features to the predictions of ``predictor``. Row i must
             depend on pooled feature i alone.
         predictor: turns predictions into probabilities and boxes.
     """
 
-    in_features: list[str]
-    pooler: ROIPooler
     predict: Callable[[Tensor], tuple[Tensor, Tensor]]
     predictor: FastRCNNOutputLayers
 
+
+@dataclass(frozen=True)
+class PooledHead:
+    """
+    The box branch of ROI heads: pool each box, predict from each pooled feature. Scores are the
+    mean over the stages, boxes those of the last; each stage refines the boxes for the next.
+
+    Attributes:
+        in_features: names of the backbone features that are pooled from.
+        pooler: pools them, for every stage.
+        stages: from first to last.
+        traced: a view of the ROI heads whose detections have the field :data:`PROPOSALS`.
+    """
+
+    in_features: list[str]
+    pooler: ROIPooler
+    stages: Sequence[Stage]
+    traced: nn.Module
+
     def __post_init__(self):
-        for part, kind in ((self.pooler, ROIPooler), (self.predictor, FastRCNNOutputLayers)):
+        parts = [(self.pooler, ROIPooler)]
+        parts += [(stage.predictor, FastRCNNOutputLayers) for stage in self.stages]
+        for part, kind in parts:
             if not isinstance(part, kind):
                 raise UnsupportedModelError(
                     f"{type(part).__name__} is not a {kind.__name__}, the only kind of its sort "
-                    "that can be explained"
+                    f"that is explained by itself; {GENERAL_WAY}"
                 )
         for layer in self.pooler.level_poolers:
             if type(layer) is not ROIAlign:
                 raise UnsupportedModelError(
-                    f"the pooler uses {type(layer).__name__}; only ROIAlign and ROIAlignV2 can "
-                    "be explained (MODEL.ROI_BOX_HEAD.POOLER_TYPE)"
+                    f"the pooler uses {type(layer).__name__}; only ROIAlign and ROIAlignV2 are "
+                    f"explained by themselves (MODEL.ROI_BOX_HEAD.POOLER_TYPE); {GENERAL_WAY}"
                 )
 
     def levels(self, boxes: Boxes) -> Tensor:
         """(N,) index into :attr:`in_features` of the level that each box is pooled from."""
         pooler = self.pooler
         if len(pooler.level_poolers) == 1:
-            return boxes.tensor.new_zeros((len(boxes),)).long()
+            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         return assign_boxes_to_levels(
             [boxes],
             pooler.min_level,
@@ -82,6 +99,29 @@ class PooledHead:
             aligned=layer.aligned,
         )
 
+    def refine(
+        self, features: list[Tensor], boxes: Sequence[Boxes], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """
+        The boxes that each stage pools when the first one gets ``boxes``, (N, S, 4).
+
+        Args:
+            features: of each level, (I, C, H, W).
+            boxes: for each image.
+            sizes: (height, width) of each image.
+        """
+        pooled_boxes = [Boxes.cat(list(boxes)).tensor]
+        for stage in self.stages[:-1]:
+            predictions = stage.predict(self.pooler(features, list(boxes)))
+            given = [
+                Instances(size, proposal_boxes=b) for size, b in zip(sizes, boxes, strict=True)
+            ]
+            boxes = [Boxes(b) for b in stage.predictor.predict_boxes(predictions, given)]
+            for refined, size in zip(boxes, sizes, strict=True):
+                refined.clip(size)
+            pooled_boxes.append(Boxes.cat(boxes).tensor)
+        return torch.stack(pooled_boxes, dim=1)
+
 
 @singledispatch
 def pooled_head(roi_heads: nn.Module) -> PooledHead:
@@ -91,7 +131,10 @@ def pooled_head(roi_heads: nn.Module) -> PooledHead:
     Raises:
         UnsupportedModelError: nobody registered this type of ROI heads.
     """
-    raise UnsupportedModelError(f"ROI heads of type {type(roi_heads).__name__} cannot be explained")
+    raise UnsupportedModelError(
+        f"ROI heads of type {type(roi_heads).__name__} are not explained by themselves; "
+        f"{GENERAL_WAY}"
+    )
 
 
 @pooled_head.register
@@ -99,8 +142,13 @@ def _(roi_heads: StandardROIHeads) -> PooledHead:
     return PooledHead(
         in_features=roi_heads.box_in_features,
         pooler=roi_heads.box_pooler,
-        predict=lambda pooled: roi_heads.box_predictor(roi_heads.box_head(pooled)),
-        predictor=roi_heads.box_predictor,
+        stages=[
+            Stage(
+                lambda pooled: roi_heads.box_predictor(roi_heads.box_head(pooled)),
+                roi_heads.box_predictor,
+            )
+        ],
+        traced=_with_traced_predictor(roi_heads),
     )
 
 
@@ -109,12 +157,41 @@ def _(roi_heads: Res5ROIHeads) -> PooledHead:
     return PooledHead(
         in_features=roi_heads.in_features,
         pooler=roi_heads.pooler,
-        predict=lambda pooled: roi_heads.box_predictor(roi_heads.res5(pooled).mean(dim=[2, 3])),
-        predictor=roi_heads.box_predictor,
+        stages=[
+            Stage(
+                lambda pooled: roi_heads.box_predictor(roi_heads.res5(pooled).mean(dim=[2, 3])),
+                roi_heads.box_predictor,
+            )
+        ],
+        traced=_with_traced_predictor(roi_heads),
     )
 
 
-@pooled_head.register
-def _(roi_heads: CascadeROIHeads) -> PooledHead:
-    # A StandardROIHeads by inheritance, but its scores are averaged over stages.
-    raise UnsupportedModelError("CascadeROIHeads cannot be explained yet")
+def _with_traced_predictor(roi_heads: nn.Module) -> nn.Module:
+    predictor = view_of(roi_heads.box_predictor, _TracedPredictor)
+    return view_of(roi_heads, children={"box_predictor": predictor})
+
+
+class _TracedPredictor:
+    """Mixin for a box predictor: its detections remember the proposal that they came from."""
+
+    def inference(self, predictions, proposals):
+        instances, kept = super().inference(predictions, proposals)
+        rows = _usable_rows(self, predictions, proposals)
+        for found, index, usable, given in zip(instances, kept, rows, proposals, strict=True):
+            found.set(PROPOSALS, given.proposal_boxes.tensor[usable][index][:, None])
+        return instances, kept
+
+
+def _usable_rows(predictor, predictions, proposals) -> list[Tensor | slice]:
+    """The rows among which Detectron2 counts kept indices: those without nan or inf."""
+    if all(p.isfinite().all() for p in predictions):
+        return [slice(None)] * len(proposals)
+    boxes = predictor.predict_boxes(predictions, proposals)
+    scores = predictor.predict_probs(predictions, proposals)
+    return [finite_rows(b, s) for b, s in zip(boxes, scores, strict=True)]
+
+
+def finite_rows(boxes: Tensor, scores: Tensor) -> Tensor:
+    """(R,) bool: ``fast_rcnn_inference`` leaves out the others before it counts."""
+    return boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)

@@ -1,44 +1,115 @@
-"""Towers of dense heads: which can be explained on windows, and where their ReLUs were active."""
+"""Towers of dense heads: which can be explained on windows, and the derivatives of their layers."""
 
+from __future__ import annotations
+
+import itertools
 from collections.abc import Sequence
+from functools import singledispatch
 
-from torch import nn
+from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d
+from torch import Tensor, nn
 
-__all__ = ["TracedTower", "is_plain_tower"]
+__all__ = ["TracedTower", "convolutions", "is_local", "norm_scale"]
 
 
 class TracedTower:
     """
-    Mixin for ``nn.Sequential``: remembers where each ReLU was active, in ``odam_masks``, a list to
-    which every call (one for each level) appends its list of (I, C, H, W) masks.
+    Mixin for ``nn.Sequential``: remembers the derivative of what follows each convolution, in
+    ``odam_masks``, a list to which every call (one for each level) appends its list of
+    (I, C, H, W) tensors: where the ReLU was active, times the scale of a norm before it.
     """
 
     def forward(self, x):
-        masks = []
+        masks, scale = [], None
         for module in self:
+            if not isinstance(module, (nn.Conv2d, nn.ReLU)):
+                scale = norm_scale(module, x)
             x = module(x)
             if isinstance(module, nn.ReLU):
-                masks.append(x > 0)
+                active = x > 0
+                masks.append(active if scale is None else active * scale[:, :, None, None])
+                scale = None
         self.odam_masks.append(masks)
         return x
 
 
-def is_plain_tower(modules: Sequence[nn.Module]) -> bool:
+@singledispatch
+def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
     """
-    Whether modules alternate between "same" convolutions of stride one and ReLUs, beginning and
-    ending with a convolution: what :class:`odam_d2.core.dense_windows.DenseHead` can go through.
+    Derivative of a normalisation by its input where mean and variance count as constants.
+
+    Args:
+        norm: the layer, in eval mode, before it is called.
+        x: (I, C, H, W), its input.
+
+    Returns:
+        (I or 1, C).
     """
-    alternate = all(
-        type(module) is (nn.ReLU if number % 2 else nn.Conv2d)
-        for number, module in enumerate(modules)
-    )
-    return alternate and all(
-        m.kernel_size[0] == m.kernel_size[1]
-        and m.kernel_size[0] % 2 == 1
-        and m.padding == (m.kernel_size[0] // 2,) * 2
-        and m.padding_mode == "zeros"
-        and m.stride == (1, 1)
-        and m.dilation == (1, 1)
-        and m.groups == 1
-        for m in modules[::2]
+    raise TypeError(f"no constant scale for {type(norm).__name__}")
+
+
+@norm_scale.register
+def _(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    scale = (norm.running_var + norm.eps).rsqrt()
+    return (scale if norm.weight is None else norm.weight.detach() * scale)[None]
+
+
+@norm_scale.register
+def _(norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
+    return (norm.weight * (norm.running_var + norm.eps).rsqrt())[None]
+
+
+@norm_scale.register
+def _(norm: CycleBatchNormList, x: Tensor) -> Tensor:
+    scale = norm_scale(norm[norm._pos], x)  # the one of this level
+    return scale * norm.weight.detach() if norm._affine else scale
+
+
+@norm_scale.register
+def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    groups = x.detach().reshape(len(x), norm.num_groups, -1)
+    scale = (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
+    scale = scale.repeat_interleave(x.shape[1] // norm.num_groups, dim=1)
+    return scale if norm.weight is None else norm.weight.detach() * scale
+
+
+def convolutions(tower: nn.Sequential) -> list[nn.Conv2d]:
+    return [module for module in tower if isinstance(module, nn.Conv2d)]
+
+
+def is_local(tower: nn.Sequential, predictors: Sequence[nn.Module], *, constant: bool) -> bool:
+    """
+    Whether :class:`odam_d2.core.dense_windows.DenseHead` can go through a tower: "same"
+    convolutions of stride one, each before a ReLU, with a batch norm between the two or not.
+
+    Args:
+        tower: the modules in forward order.
+        predictors: what reads the tower.
+        constant: whether a group norm's statistics count as constants, which makes it local too.
+    """
+    steps = "".join(_kind(module, constant) for module in tower)
+    convs = [*convolutions(tower), *predictors]
+    plain = steps.replace("cnr", "").replace("cr", "") == ""
+    return plain and all(type(m) is nn.Conv2d and _keeps_size(m) for m in convs)
+
+
+def _kind(module: nn.Module, constant: bool) -> str:
+    norms = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, CycleBatchNormList)
+    if isinstance(module, norms) or (constant and type(module) is nn.GroupNorm):
+        children = itertools.chain([module], module.children())
+        # Without running statistics a batch norm takes those of the image, like a group norm.
+        kept = all(getattr(m, "running_var", 0) is not None for m in children)
+        return "n" if kept else "?"
+    return {nn.Conv2d: "c", nn.ReLU: "r"}.get(type(module), "?")
+
+
+def _keeps_size(conv: nn.Conv2d) -> bool:
+    return (
+        conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.kernel_size[0] % 2 == 1
+        and conv.padding == (conv.kernel_size[0] // 2,) * 2
+        and conv.padding_mode == "zeros"
+        and conv.stride == (1, 1)
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
     )

@@ -1,0 +1,129 @@
+"""Anchors of dense detectors: detections that remember theirs, and what is read at them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from torch import Tensor
+
+from odam_d2.core.dense_windows import OutputCells
+
+from .base import GENERAL_WAY, UnsupportedModelError
+
+__all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
+
+ORIGIN = "odam_anchors"
+"""Field of traced detections: (N, 2), level and index of the anchor within it."""
+
+
+class TracedDecoding:
+    """Mixin for a ``DenseDetector``: its detections remember level and anchor."""
+
+    def _decode_multi_level_predictions(self, *args, **kwargs):
+        object.__setattr__(self, "odam_levels", itertools.count())
+        return super()._decode_multi_level_predictions(*args, **kwargs)
+
+    def _decode_per_level_predictions(
+        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+    ):
+        found = super()._decode_per_level_predictions(
+            anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+        )
+        # Detectron2 computes these indices and drops them.
+        candidates = (pred_scores > score_thresh).nonzero()
+        values = pred_scores[candidates[:, 0], candidates[:, 1]]
+        values, best = values.topk(min(topk_candidates, len(values)))
+        anchor, label = candidates[best].unbind(1)
+        if not (torch.equal(label, found.pred_classes) and torch.equal(values, found.scores)):
+            raise UnsupportedModelError(
+                f"{type(self).__name__} chooses its candidates in its own way, so the anchors of "
+                f"its detections are not known; {GENERAL_WAY}"
+            )
+        level = torch.full_like(anchor, next(self.odam_levels))
+        found.set(ORIGIN, torch.stack([level, anchor], dim=1))
+        return found
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """
+    N anchors chosen on the levels of a batch.
+
+    Attributes:
+        cells: where their outputs are read.
+        number: (N,), which of the A anchors of the cell.
+        boxes: (N, 4), XYXY in input pixels.
+    """
+
+    cells: OutputCells
+    number: Tensor
+    boxes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def __getitem__(self, index: Tensor) -> Anchors:
+        return Anchors(self.cells.select(index), self.number[index], self.boxes[index])
+
+    @classmethod
+    def of_origins(
+        cls, origins: list[Tensor], anchors: list[Boxes], widths: list[int], per_cell: int
+    ) -> Anchors:
+        """
+        Args:
+            origins: for each image (N, 2), as in :data:`ORIGIN`.
+            anchors: of each level, in the order row, column, number.
+            widths: columns of each level.
+            per_cell: A.
+        """
+        level, index = torch.cat(origins).unbind(1)
+        image = torch.repeat_interleave(
+            torch.arange(len(origins), device=level.device),
+            torch.tensor([len(o) for o in origins], device=level.device),
+        )
+        cell, number = index // per_cell, index % per_cell
+        width = torch.tensor(widths, device=level.device)[level]
+        boxes = anchors[0].tensor.new_zeros((len(level), 4))
+        for at, candidates in enumerate(anchors):
+            boxes[level == at] = candidates.tensor[index[level == at]]
+        return cls(OutputCells(level, image, cell // width, cell % width), number, boxes)
+
+    def read(self, outputs: list[Tensor], per_anchor: int) -> Tensor:
+        """
+        Outputs of the chosen anchors, (N, per_anchor).
+
+        Args:
+            outputs: of each level, (I, A * per_anchor, H, W).
+        """
+        cells = self.cells
+        out = outputs[0].new_zeros((len(self), per_anchor))
+        for level, values in enumerate(outputs):
+            index = (cells.level == level).nonzero().squeeze(1)
+            if not len(index):
+                continue
+            values = values.unflatten(1, (-1, per_anchor))
+            at = (x[index] for x in (cells.image, self.number, cells.row, cells.column))
+            image, number, row, column = at
+            out = out.index_copy(0, index, values[image, number, :, row, column])
+        return out
+
+    def spread(self, values: Tensor, per_cell: int) -> Tensor:
+        """
+        Seeds of a predictor with A outputs for each entry: (N, T, K) values of the chosen anchors
+        to (N, T, A * K), zero for the other anchors of the cell.
+        """
+        n, t, k = values.shape
+        out = values.new_zeros((n, per_cell, t, k))
+        out[torch.arange(n, device=values.device), self.number] = values
+        return out.transpose(1, 2).reshape(n, t, per_cell * k)
+
+
+def nearest_anchors(boxes: Boxes, anchors: list[Boxes]) -> Tensor:
+    """(N, 2) level and index of the anchor with the highest IoU with each box, first of equals."""
+    best = [pairwise_iou(boxes, of_level).max(dim=1) for of_level in anchors]
+    level = torch.stack([b.values for b in best]).argmax(dim=0)
+    index = torch.stack([b.indices for b in best])
+    return torch.stack([level, index[level, torch.arange(len(boxes), device=level.device)]], dim=1)

@@ -1,0 +1,212 @@
+"""Detectors of a backbone and a head: what a family must say of its head, and the rest."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.windows import join_windows, refine_windows
+from odam_d2.modeling.layers import captured, find_layer
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.structures import OdamMaps
+
+from .base import GENERAL_WAY, Explainer, UnsupportedModelError
+from .reading import Evaluation, Reading, split_by_image
+
+__all__ = ["HeadExplainer"]
+
+# How far a score or, relative to the image, a box may move when a head runs again on the detections
+# alone. Rounding stays far below; a head that is not the one we think goes far beyond.
+_SAME = 1e-2
+
+
+class HeadExplainer(Explainer):
+    """
+    Explains detectors with Detectron2's ``backbone`` and ``preprocess_image``.
+
+    A family provides :attr:`feature_names`, :attr:`strides`, :meth:`view` (detect, and hand a
+    :class:`Reading` to :meth:`explain_detections`), :meth:`read_boxes` and :meth:`evaluate`. That
+    makes it exact, by one backward pass of the head for each map. Where its structure allows more,
+    it overrides :meth:`heat_maps` and :attr:`head_way`.
+    """
+
+    def __init__(self, model: nn.Module, settings: ExplainSettings):
+        super().__init__(model, settings)
+        if settings.layer:
+            find_layer(model.backbone, settings.layer)  # a wrong name is answered at once
+
+    @property
+    @abstractmethod
+    def feature_names(self) -> list[str]:
+        """Names of the backbone's features that the head reads, the finest first."""
+
+    @property
+    @abstractmethod
+    def strides(self) -> list[float]:
+        """Network-input pixels per cell of each of them."""
+
+    @abstractmethod
+    def read_boxes(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        boxes: Sequence[Boxes],
+        classes: Sequence[Tensor],
+    ) -> Reading:
+        """Where the head would read given boxes, see :meth:`explain_boxes`."""
+
+    @abstractmethod
+    def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
+        """
+        The definition that fast ways are held to: run the head and read off the targets, with a
+        graph to ``features``, which stand in for the reading's own.
+        """
+
+    @property
+    def head_way(self) -> str:
+        """How :meth:`heat_maps` works."""
+        return "autograd"
+
+    @property
+    def way(self) -> str:
+        return f"autograd at {self.settings.layer}" if self.settings.layer else self.head_way
+
+    def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
+        """
+        Heat maps on the features that the head read, for N > 0 detections.
+
+        Returns:
+            Values (N, T, h, w), one map for each of :attr:`parts`; origins (N, 2), the (row,
+            column) of each window on the finest level that the detection was read from; and what
+            the head says again.
+        """
+        return self.autograd_heat_maps(reading)
+
+    def explain_detections(self, reading: Reading, instances: list[Instances]) -> None:
+        """Set the field ``odam_maps`` of detections, one ``Instances`` for each image."""
+        maps, evaluation = self._maps(reading)
+        counts = reading.counts()
+        parts = (split_by_image(x, counts) for x in (maps, evaluation.scores, evaluation.boxes))
+        for found, part, scores, boxes in zip(instances, *parts, strict=True):
+            self._check_same(found, scores, boxes)
+            found.odam_maps = part
+
+    def explain_boxes(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> list[Instances]:
+        images = self.model.preprocess_image(batched_inputs)
+        features = self.model.backbone(images.tensor)
+        features = [features[name] for name in self.feature_names]
+        reading = self.read_boxes(images, features, boxes, classes)
+        maps, evaluation = self._maps(reading)
+        counts = reading.counts()
+        results = []
+        for number, size in enumerate(images.image_sizes):
+            found = Instances(size, pred_boxes=boxes[number], pred_classes=classes[number])
+            found.scores = split_by_image(evaluation.scores, counts)[number]
+            found.odam_maps = split_by_image(maps, counts)[number]
+            results.append(found)
+        return results
+
+    def _maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:
+        like = reading.features[0]
+        if not len(reading):
+            empty = OdamMaps.empty([t.name for t in self.targets], like)
+            none = like.new_zeros(0, len(self.parts))
+            return empty, Evaluation(none, like.new_zeros(0), like.new_zeros(0, 4))
+        if self.settings.layer:
+            return self._layer_maps(reading)
+        values, origins, evaluation = self.heat_maps(reading)
+        level = reading.levels.amin(dim=1)
+        grids = origins.new_tensor([feature.shape[-2:] for feature in reading.features])
+        maps = self.pack(
+            values,
+            origins=origins,
+            strides=values.new_tensor(self.strides)[level],
+            grid_sizes=grids[level],
+            image_sizes=origins.new_tensor(reading.image_sizes)[reading.image],
+            levels=level,
+        )
+        return maps, evaluation
+
+    @torch.enable_grad()
+    def _layer_maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:
+        """Maps on a layer of the backbone, which runs once more, with a graph above that layer."""
+        size = tuple(reading.images.shape[-2:])
+        with captured(self.model.backbone, self.settings.layer, size) as layer:
+            features = self.model.backbone(reading.images)
+            features = [features[name] for name in self.feature_names]
+            evaluation = self.evaluate(features, reading)
+        values = torch.stack(
+            [self._gradient_maps(v, layer.feature, reading.image) for v in evaluation.values.T], 1
+        ).relu_()
+        image_sizes = reading.image.new_tensor(reading.image_sizes)[reading.image]
+        pair = torch.ones_like(image_sizes)
+        maps = self.pack(
+            values,
+            origins=torch.zeros_like(pair),
+            strides=values.new_full((len(values),), layer.stride),
+            grid_sizes=pair * pair.new_tensor(values.shape[-2:]),
+            image_sizes=image_sizes,
+            levels=torch.zeros_like(reading.image),
+        )
+        return maps, Evaluation(*(part.detach() for part in evaluation))
+
+    @torch.enable_grad()
+    def autograd_heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
+        """As :meth:`heat_maps`, by one backward pass of the head for each map."""
+        leaves = [feature.detach().requires_grad_() for feature in reading.features]
+        evaluation = self.evaluate(leaves, reading)
+        parts = []
+        read = reading.levels.sort(dim=1).values
+        for levels in read.unique(dim=0):
+            index = (read == levels).all(dim=1).nonzero().squeeze(1)
+            origins = reading.image.new_zeros((len(index), 2))
+            finest = int(levels[0])
+            height, width = leaves[finest].shape[-2:]
+            total = evaluation.values.new_zeros((len(index), len(self.parts), height, width))
+            for level in levels.unique().tolist():
+                maps = [
+                    self._gradient_maps(value[index], leaves[level], reading.image[index])
+                    for value in evaluation.values.T
+                ]
+                ratio = round(self.strides[level] / self.strides[finest])
+                maps, _ = refine_windows(torch.stack(maps, dim=1), origins, ratio)
+                total += maps[..., :height, :width]
+            parts.append((index, total.relu_(), origins))
+        values, origins = join_windows(parts, len(reading))
+        return values, origins, Evaluation(*(part.detach() for part in evaluation))
+
+    def _gradient_maps(self, outputs: Tensor, leaf: Tensor, image: Tensor) -> Tensor:
+        """Signed maps (N, H, W) of N outputs on one feature map."""
+        settings = self.settings
+        return gradient_heat_maps(
+            outputs, leaf, image, settings.smoothing_sigma, True, settings.max_bytes
+        )
+
+    def _check_same(self, instances: Instances, scores: Tensor, boxes: Tensor) -> None:
+        """
+        Refuse to explain when running the head again does not give the detections' scores and
+        boxes: the maps would be of something else.
+        """
+        if not len(instances):
+            return
+        again, found = Boxes(boxes.clone()), instances.pred_boxes.clone()
+        # Not every detector has clipped its boxes at this point.
+        again.clip(instances.image_size)
+        found.clip(instances.image_size)
+        size = max(instances.image_size)
+        moved = (again.tensor - found.tensor).abs().max() / size
+        changed = (scores - instances.scores).abs().max()
+        if not (moved < _SAME and changed < _SAME):
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}'s detections do not come from the head that "
+                f"{type(self).__name__} explains (scores differ by {changed:.3g}, boxes by "
+                f"{moved * size:.3g} pixels): its own heads change them, so no map is given; "
+                f"{GENERAL_WAY}"
+            )
