@@ -1,5 +1,7 @@
 """FCOS from YAML is Detectron2's FCOS."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2 import model_zoo
@@ -12,8 +14,11 @@ from oracle import RETINANET, SLIM, two_images, zoo_model
 
 from odam_d2 import add_odam_config
 from odam_d2.core.errors import InputError
+from odam_d2.engine import setup_cfg
 from odam_d2.engine.benchmark import scale_random_weights
 from odam_d2.modeling.fcos import ConfigurableFCOS
+
+CONFIG = Path(__file__).parents[2] / "configs" / "COCO-Detection" / "fcos_R_50_FPN_1x.yaml"
 
 PLAIN = [
     "MODEL.META_ARCHITECTURE", "OdamFCOS", "MODEL.ODAM.TARGETS", [],
@@ -24,7 +29,8 @@ NARROW = [*SLIM, "MODEL.FPN.OUT_CHANNELS", 32, *PLAIN]  # GroupNorm has 32 group
 
 SETTINGS = [
     "num_classes", "head_in_features", "center_sampling_radius", "focal_loss_alpha",
-    "focal_loss_gamma", "test_topk_candidates", "test_nms_thresh", "max_detections_per_image",
+    "focal_loss_gamma", "test_score_thresh", "test_topk_candidates", "test_nms_thresh",
+    "max_detections_per_image",
 ]  # fmt: skip
 
 
@@ -59,17 +65,17 @@ def annotated():
 
 @torch.no_grad()
 def test_detections_and_settings_are_those_of_the_zoo_model():
-    """Bit for bit, at the zoo's full size."""
+    """Those of our config, bit for bit, at full size."""
     torch.manual_seed(0)
     plain = instantiate(model_zoo.get_config("COCO-Detection/fcos_R_50_FPN_1x.py").model).eval()
     scale_random_weights(plain)
     spread_boxes(plain)
-    ours = zoo_model(RETINANET, opts=PLAIN, seed=1)
+    cfg = setup_cfg(str(CONFIG), ["MODEL.DEVICE", "cpu", "MODEL.ODAM.TARGETS", []])
+    ours = build_model(cfg).eval()
     assert not ours.load_state_dict(plain.state_dict(), strict=True).missing_keys
     for name in SETTINGS:
         assert getattr(ours, name) == getattr(plain, name), name
-    assert (plain.test_score_thresh, ours.test_score_thresh) == (0.2, 0.0)
-    plain.test_score_thresh = 0.0
+    plain.test_score_thresh = ours.test_score_thresh = 0.0  # untrained scores are below 0.1
     inputs = two_images()
     for a, b in zip(plain(inputs), ours(inputs), strict=True):
         a, b = a["instances"], b["instances"]
@@ -78,6 +84,24 @@ def test_detections_and_settings_are_those_of_the_zoo_model():
         assert torch.equal(a.scores, b.scores)
         assert torch.equal(a.pred_classes, b.pred_classes)
         assert a.get_fields().keys() == b.get_fields().keys()
+
+
+@torch.no_grad()
+def test_explaining_is_set_as_for_other_models():
+    """Targets from the config; the same detections; hooks of the model run once."""
+    plain, model = slim_fcos(), slim_fcos("MODEL.ODAM.TARGETS", ["class", "top"])
+    spread_boxes(plain)
+    model.load_state_dict(plain.state_dict())
+    calls, inputs = [], two_images()
+    model.register_forward_hook(lambda *_: calls.append("after"))
+    for a, b in zip(plain(inputs), model(inputs), strict=True):
+        a, b = a["instances"], b["instances"]
+        assert len(a) == len(b.odam_maps) == 12
+        assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.pred_classes, b.pred_classes)
+        assert b.odam_maps.targets == ("class", "top")
+    assert calls == ["after"]
 
 
 def test_losses_are_those_of_detectron2_and_reach_every_parameter():
@@ -127,8 +151,8 @@ def test_keys_reach_the_model():
         "TOPK_CANDIDATES_TEST": 50, "NMS_THRESH_TEST": 0.4, "PRIOR_PROB": 0.1,
     }  # fmt: skip
     model = slim_fcos(*(x for key, value in opts.items() for x in (f"MODEL.FCOS.{key}", value)))
-    names = [*SETTINGS[:5], "test_score_thresh", *SETTINGS[5:7]]
-    assert [getattr(model, name) for name in names] == list(opts.values())[:8]
+    # detections per image are not a key of FCOS
+    assert [getattr(model, name) for name in SETTINGS[:-1]] == list(opts.values())[:8]
     # an untrained class logit is log(p / (1 - p)): p = 0.1 gives log(1 / 9)
     assert model.head.cls_score.bias.detach().numpy() == pytest.approx(-2.1972246)
     assert model.head.cls_score.out_channels == 7
