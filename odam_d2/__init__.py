@@ -5,7 +5,13 @@ from . import (
     data,  # registers the data sets
 )
 from .config import add_odam_config
-from .modeling import ExplainSettings, UnsupportedModelError, explain, explain_boxes
+from .modeling import (
+    ExplainSettings,
+    UnsupportedModelError,
+    explain,
+    explain_boxes,
+    explain_outputs,
+)
 from .structures import OdamMaps
 
 __all__ = [
@@ -16,4 +22,5 @@ __all__ = [
     "data",
     "explain",
     "explain_boxes",
+    "explain_outputs",
 ]

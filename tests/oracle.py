@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import Boxes, Instances
 from scipy.ndimage import gaussian_filter
 
-from odam_d2 import OdamMaps, add_odam_config
+from odam_d2 import OdamMaps, add_odam_config, explain
 from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.windows import paste_window
 from odam_d2.engine.benchmark import scale_random_weights
@@ -206,6 +206,7 @@ def detection_maps(model, inputs, targets=("class", "left", "top", "right", "bot
                 features = model.backbone(images.tensor)
                 features = [features[name] for name in names]
                 results = model.forward_inference(images, features, model.head(features))
+                results = [found[_visible(found)] for found in results]
     finally:
         hooks.pop().remove()
     shape = model.backbone.output_shape()
@@ -216,6 +217,13 @@ def detection_maps(model, inputs, targets=("class", "left", "top", "right", "bot
     ]
 
 
+def _visible(found):
+    """The boxes that Detectron2's postprocessing keeps."""
+    boxes = found.pred_boxes.clone()
+    boxes.clip(found.image_size)
+    return boxes.nonempty()
+
+
 def _rows(found, image, levels, targets):
     height, width = found.image_size
     limits = {"left": 0.0, "top": 0.0, "right": float(width), "bottom": float(height)}
@@ -224,7 +232,7 @@ def _rows(found, image, levels, targets):
         row = []
         for target in targets:
             value = score if target == "class" else side_value(box, target)
-            clipped = target in limits and abs(float(value)) == limits[target]
+            clipped = target in limits and abs(float(value.detach())) == limits[target]
             row.append(None if clipped else _merged_map(value, levels, image))
         rows.append(row)
     return rows
@@ -247,3 +255,29 @@ def _merged_map(output, levels, image):
         finer = torch.nn.functional.interpolate(product[None, None], scale_factor=float(ratio))
         total += finer[0, 0, : total.shape[0], : total.shape[1]] / ratio**2
     return read[0], total.relu()
+
+
+def detections_error(model, image, oracle=None, limit=None, **settings):
+    """
+    Largest relative error of the maps of one image's detections, against :func:`detection_maps`.
+
+    Detections are matched by class and box: with and without a graph, Detectron2's frozen batch
+    norm rounds differently, and untrained scores are so close that their order may change.
+
+    Args:
+        oracle: the model of the reference, if another one.
+        **settings: as for ``explain``.
+    """
+    image = {"image": image["image"]}
+    found = explain(model, [image], **settings)[0]["instances"][:limit]
+    ((detections, rows),) = detection_maps(oracle or model, [image], limit=limit)
+    detections = detections[:limit]
+    boxes = detections.pred_boxes.clone()
+    boxes.clip(detections.image_size)  # a dense detector's are not yet
+    distance = torch.cdist(found.pred_boxes.tensor, boxes.tensor.detach(), p=1)
+    distance += 1e6 * (found.pred_classes[:, None] != detections.pred_classes)
+    nearest, index = distance.min(dim=1)
+    same = (nearest < 1e-2).nonzero().squeeze(1)
+    assert len(same) >= max(1, 0.8 * len(detections))
+    assert len(index[same].unique()) == len(same)
+    return worst_error(found.odam_maps[same], [rows[i] for i in index[same].tolist()])

@@ -1,4 +1,4 @@
-from .explain import explain, explain_boxes
+from .explain import explain, explain_boxes, explain_outputs
 from .explainers import UnsupportedModelError
 from .meta_arch import OdamFCOS, OdamPanopticFPN, OdamRCNN, OdamRetinaNet
 from .settings import ExplainSettings
@@ -12,4 +12,5 @@ __all__ = [
     "UnsupportedModelError",
     "explain",
     "explain_boxes",
+    "explain_outputs",
 ]

@@ -1,9 +1,12 @@
-"""The two entry points: explain what a detector found, or what it says of given boxes."""
+"""
+The entry points: explain what a detector found, what it says of given boxes, or whatever a function
+of yours computes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -11,12 +14,15 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
+from odam_d2.structures import OdamMaps
 
 from .explainers import Explainer, build_explainer
+from .explainers.outputs import layer_geometry, output_maps
+from .explainers.reading import split_by_image
 from .settings import ExplainSettings
 from .state import borrowed
 
-__all__ = ["explain", "explain_boxes"]
+__all__ = ["explain", "explain_boxes", "explain_outputs"]
 
 
 def explain(
@@ -38,7 +44,8 @@ def explain(
             ``"right"``, ``"bottom"`` (how far that side reaches outward), ``"combined"`` (the
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
-            ``chunk_mb``, ``class_names``); the default is what the model was configured with.
+            ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``); the default is what the
+            model was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
@@ -95,6 +102,58 @@ def explain_boxes(
             fields = result.get_fields() | {"pred_boxes": Boxes(given.to(device))}
             outputs.append({"instances": Instances(output_size, **fields)})
         return outputs
+
+
+def explain_outputs(
+    model: nn.Module,
+    batched_inputs: list[dict],
+    outputs: Callable[[list[dict]], Sequence[Tensor]],
+    layer: str,
+    targets: Sequence[str] = ("output",),
+    **settings,
+) -> list[OdamMaps]:
+    """
+    Explain what a function computes: the general way, for heads of which nothing is known.
+
+    The function runs once, with gradients on, from the output of ``layer``; then there is one
+    backward pass for each of its values. How instances are chosen is up to it.
+
+    Args:
+        model: the network that the function runs, given back as it was.
+        batched_inputs: Detectron2's input format.
+        outputs: gets ``batched_inputs`` and returns for each image (n, T) or (n,): T scalars of
+            each of n instances, computed by ``model`` in one pass.
+        layer: the layer of ``model`` on whose output maps are made, by its path or the end of it,
+            such as ``"backbone.res5"``. Its output is a feature map: (I, C, h, w), (I, h, w, C), or
+            (I, h w, C).
+        targets: names of the T scalars.
+        **settings: ``smoothing_sigma`` and ``chunk_mb`` of :class:`ExplainSettings`.
+
+    Returns:
+        The maps of each image's instances, on the whole layer.
+
+    Raises:
+        ValueError: the layer does not exist (the message lists those that do), its output is no
+            feature map, or ``outputs`` does not return what it should.
+    """
+    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+
+    def columns(inputs: list[dict]) -> list[Tensor]:
+        values = [value[:, None] if value.dim() == 1 else value for value in outputs(inputs)]
+        found = {value.shape[1] for value in values if value.dim() == 2}
+        if found - {len(targets)}:
+            raise InputError(
+                f"outputs returned {max(found - {len(targets)})} values for each instance, and "
+                f"there are {len(targets)} targets ({', '.join(targets)}); name each value"
+            )
+        return values
+
+    with borrowed(model):
+        values, found, counts = output_maps(
+            model, batched_inputs, columns, layer, ExplainSettings(**settings)
+        )
+        maps = OdamMaps(targets, values, **layer_geometry(found, batched_inputs, counts))
+        return split_by_image(maps, counts)
 
 
 def _explainer(model: nn.Module, targets: Sequence[str], settings: dict) -> Explainer:

@@ -160,10 +160,12 @@ def map_geometry(
             grid = tuple(output.shape[axis] for axis in order[2:])
             found.append((order, grid, _stride(grid, size)))
     elif output.dim() == 3:
-        stride = math.sqrt(size[0] * size[1] / output.shape[1])
-        grid = tuple(round(pixels / stride) for pixels in size)
-        if grid[0] * grid[1] == output.shape[1]:
-            found.append(((0, 2, 1), grid, _stride(grid, size)))
+        stride = max(1, round(math.sqrt(size[0] * size[1] / output.shape[1])))
+        grid = tuple(pixels // stride for pixels in size)
+        # Other sequences, such as queries, hardly ever divide an image evenly.
+        even = size == (grid[0] * stride, grid[1] * stride)
+        if even and grid[0] * grid[1] == output.shape[1]:
+            found.append(((0, 2, 1), grid, float(stride)))
     found = [reading for reading in found if reading[2] is not None]
     return found[0] if len(found) == 1 else None
 

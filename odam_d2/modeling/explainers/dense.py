@@ -275,6 +275,10 @@ class DenseExplainer(HeadExplainer):
 
 
 def _transposes_in_place(outputs: Tensor, per_anchor: int) -> bool:
-    """Whether (I, A K, H, W) to (I, H W A, K) is a view of the same memory."""
-    by_anchor = outputs.unflatten(1, (-1, per_anchor))
-    return by_anchor.permute(0, 3, 4, 1, 2).is_contiguous()
+    """Whether Detectron2's (I, A K, H, W) to (I, H W A, K) is a view of the same memory."""
+    by_anchor = outputs.unflatten(1, (-1, per_anchor)).permute(0, 3, 4, 1, 2)
+    try:
+        by_anchor.view(len(outputs), -1, per_anchor)
+    except RuntimeError:
+        return False
+    return True

@@ -48,12 +48,12 @@ def output_maps(
     Raises:
         InputError: the layer is wrong, or ``outputs`` does not return what it should.
     """
-    module = find_layer(model, layer)
-    size = _InputSize(model, module, batched_inputs)
+    size = _InputSize(model, batched_inputs)
     with size, captured(model, layer, size) as found, torch.enable_grad():
-        values = [torch.as_tensor(v) for v in outputs(batched_inputs)]
+        values = list(outputs(batched_inputs))
     counts = _check(values, batched_inputs, layer)
-    together = torch.cat(values)
+    with torch.enable_grad():
+        targets = torch.cat(values).unbind(dim=1)
     image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     columns = [
         gradient_heat_maps(
@@ -63,7 +63,7 @@ def output_maps(
             settings.smoothing_sigma,
             max_bytes=settings.max_bytes,
         )
-        for value in together.T
+        for value in targets
     ]
     return torch.stack(columns, dim=1), found, counts
 
@@ -164,19 +164,20 @@ def layer_geometry(
 class _InputSize:
     """
     (height, width) of the padded images: those of the first four-dimensional tensor that goes into
-    the layer, or into a module around it.
+    a child of the model, which in Detectron2 is what the backbone gets.
     """
 
-    def __init__(self, model: nn.Module, layer: nn.Module, batched_inputs: list[dict]):
-        self.around = [m for m in model.children() if any(layer is part for part in m.modules())]
+    def __init__(self, model: nn.Module, batched_inputs: list[dict]):
+        self.children = list(model.children())
         sizes = [x["image"].shape[-2:] for x in batched_inputs]
-        self.size = (max(h for h, _ in sizes), max(w for _, w in sizes))
+        self.of_images = (max(h for h, _ in sizes), max(w for _, w in sizes))
+        self.padded: tuple[int, int] | None = None
 
     def __call__(self) -> tuple[int, int]:
-        return self.size
+        return self.padded or self.of_images
 
     def __enter__(self):
-        self.handles = [m.register_forward_pre_hook(self._see) for m in self.around]
+        self.handles = [m.register_forward_pre_hook(self._see) for m in self.children]
         return self
 
     def __exit__(self, *_):
@@ -185,9 +186,8 @@ class _InputSize:
 
     def _see(self, _module, args):
         for value in args:
-            if isinstance(value, Tensor) and value.dim() == 4:
-                self.size = tuple(value.shape[-2:])
-                return
+            if self.padded is None and isinstance(value, Tensor) and value.dim() == 4:
+                self.padded = tuple(value.shape[-2:])
 
 
 def _check(values: Sequence[Tensor], batched_inputs: list[dict], layer: str) -> list[int]:

@@ -1,0 +1,124 @@
+"""Norms in the towers of dense heads: which way is used, and that it is exact."""
+
+import pytest
+import torch
+from detectron2.layers import CycleBatchNormList
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch import FCOS
+from oracle import RETINANET, SLIM, detections_error, two_images, zoo_model
+from torch import nn
+
+from odam_d2 import explain
+from odam_d2.engine import setup_cfg
+from odam_d2.engine.benchmark import scale_random_weights
+from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.settings import ExplainSettings
+
+WIDE = [*SLIM, "MODEL.FPN.OUT_CHANNELS", 32]  # group norm has 32 groups
+
+
+def fcos(norm):
+    """Plain FCOS with running statistics and affine parameters as training leaves them."""
+    cfg = setup_cfg(
+        "configs/COCO-Detection/fcos_R_50_FPN_1x.yaml",
+        [*WIDE, "MODEL.FCOS.NORM", norm, "MODEL.FCOS.SCORE_THRESH_TEST", 0.0, "MODEL.WEIGHTS", ""],
+    )
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    scale_random_weights(model)
+    nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
+    settle(model.head)
+    return model
+
+
+def settle(head):
+    """Give norms statistics and parameters that are not the identity."""
+    generator = torch.Generator().manual_seed(1)
+    for module in head.modules():
+        for name in ("weight", "running_var", "bias", "running_mean"):
+            tensor = getattr(module, name, None)
+            if isinstance(module, (nn.Conv2d, nn.ReLU)) or tensor is None:
+                continue
+            random = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+            shift = 0.5 if name in ("weight", "running_var") else -0.5
+            tensor.data.copy_(random + shift)
+
+
+def way(model, **settings):
+    return build_explainer(model, ExplainSettings(**settings)).way
+
+
+class ConstantGroupNorm(nn.GroupNorm):
+    """Group norm whose statistics are outside the graph: what "constant" means, by autograd."""
+
+    def forward(self, x):
+        groups = x.detach().unflatten(1, (self.num_groups, -1)).flatten(2)
+        mean = groups.mean(2).repeat_interleave(x.shape[1] // self.num_groups, 1)
+        var = groups.var(2, correction=0).repeat_interleave(x.shape[1] // self.num_groups, 1)
+        y = (x - mean[:, :, None, None]) / (var + self.eps).sqrt()[:, :, None, None]
+        return y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def check(model, bound, oracle=None, **settings):
+    for image in two_images():
+        assert detections_error(model, image, oracle, **settings) <= bound
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [("", "window"), ("BN", "window"), ("FrozenBN", "window"), ("GN", "autograd")],
+)
+def test_fcos(norm, expected):
+    model = fcos(norm)
+    assert isinstance(model, FCOS)
+    assert way(model) == expected
+    check(model, 1e-5)
+
+
+def test_constant_statistics_of_group_norm():
+    model, oracle = fcos("GN"), fcos("GN")
+    for module in oracle.head.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = ConstantGroupNorm
+    assert way(model, norm_statistics="constant") == "window, constant statistics"
+    check(model, 1e-5, oracle, norm_statistics="constant")
+    # The two must differ, or the setting does nothing.
+    image = two_images()[0]
+    exact, constant = (
+        explain(model, [image], norm_statistics=n)[0]["instances"].odam_maps.dense(32, 32)
+        for n in ("exact", "constant")
+    )
+    assert (exact - constant).abs().max() > 1e-2 * exact.max()
+
+
+def test_exact_is_the_default_and_costs_the_windows():
+    assert way(fcos("GN")) == "autograd"
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+def test_retinanet_with_batch_norm(norm):
+    model = zoo_model(RETINANET, opts=[*SLIM, "MODEL.RETINANET.NORM", norm])
+    settle(model.head)
+    assert way(model) == "window"
+    check(model, 1e-5)
+
+
+def test_batch_norm_of_levels_stays_at_its_level_after_an_error(monkeypatch):
+    """CycleBatchNormList counts calls: an error between levels must not shift the next image."""
+    model = fcos("BN")
+    image = two_images()[0]
+    before = model([image])[0]["instances"].scores
+    calls = iter(range(100))
+    original = nn.Conv2d.forward
+
+    def failing(self, x):
+        if self is model.head.cls_score and next(calls) == 2:
+            raise RuntimeError("out of memory")
+        return original(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        explain(model, [image])
+    monkeypatch.undo()
+    assert {m._pos for m in model.modules() if isinstance(m, CycleBatchNormList)} == {0}
+    assert torch.equal(model([image])[0]["instances"].scores, before)
