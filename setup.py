@@ -39,5 +39,8 @@ setup(
         "torchvision>=0.15",
         "tqdm>=4.60",
     ],
-    extras_require={"dev": ["hypothesis>=6.80", "pytest>=7.0", "ruff>=0.17"]},
+    extras_require={
+        "dev": ["hypothesis>=6.80", "pytest>=7.0", "ruff>=0.17"],
+        "vit": ["timm>=0.9"],  # what Detectron2's ViT and MViT import
+    },
 )
