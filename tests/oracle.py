@@ -171,7 +171,9 @@ def worst_error(maps: OdamMaps, references) -> float:
     return worst
 
 
-def detection_maps(model, inputs, targets=("class", "left", "top", "right", "bottom"), limit=None):
+def detection_maps(
+    model, inputs, targets=("class", "left", "top", "right", "bottom"), limit=None, layer=None
+):
     """
     The very definition, end to end: Detectron2's own inference runs with leaves in the place of the
     backbone's features, and each score and side that it returns is differentiated by itself.
@@ -181,25 +183,32 @@ def detection_maps(model, inputs, targets=("class", "left", "top", "right", "bot
             give up on more.
         targets: "class" and sides, as returned.
         limit: maps of the best so many detections of each image only.
+        layer: a module whose output is the leaf instead of the features, its stride, and the axis
+            of its channels without the batch.
 
     Returns:
         For each image the detections in the network's frame, and for each of them a list over
         targets of (level, map (H, W)), None for a side that was clipped at the border.
     """
-    leaves, hooks = {}, []
+    leaves = {}
 
-    def make_leaves(_module, _args, features):
+    def make_leaves(module, args, features):
+        if layer is not None:
+            leaves["layer"] = features.detach().requires_grad_()
+            return leaves["layer"]
+        with torch.no_grad():  # frozen batch norm rounds differently with a graph
+            features = module.forward(*args)
         leaves.update({name: x.detach().requires_grad_() for name, x in features.items()})
         return dict(leaves)
 
-    hooks.append(model.backbone.register_forward_hook(make_leaves))
+    hook = (layer[0] if layer else model.backbone).register_forward_hook(make_leaves)
     try:
         with torch.enable_grad():
             if hasattr(model, "roi_heads"):
                 names = getattr(model.roi_heads, "box_in_features", None)
                 names = names or model.roi_heads.in_features
                 results = model.inference(inputs, do_postprocess=False)
-                results = [r["instances"] if isinstance(r, dict) else r for r in results]
+                results = results[0] if isinstance(results, tuple) else results  # panoptic
             else:
                 names = model.head_in_features
                 images = model.preprocess_image(inputs)
@@ -208,11 +217,12 @@ def detection_maps(model, inputs, targets=("class", "left", "top", "right", "bot
                 results = model.forward_inference(images, features, model.head(features))
                 results = [found[_visible(found)] for found in results]
     finally:
-        hooks.pop().remove()
+        hook.remove()
     shape = model.backbone.output_shape()
-    levels = [(leaves[name], shape[name].stride) for name in names]
+    levels = [(leaves[name], shape[name].stride) for name in names if layer is None]
+    levels += [(leaves["layer"], layer[1])] if layer else []
     return [
-        (found, _rows(found[:limit], number, levels, targets))
+        (found, _rows(found[:limit], number, levels, targets, layer[2] if layer else 0))
         for number, found in enumerate(results)
     ]
 
@@ -224,7 +234,7 @@ def _visible(found):
     return boxes.nonempty()
 
 
-def _rows(found, image, levels, targets):
+def _rows(found, image, levels, targets, channels):
     height, width = found.image_size
     limits = {"left": 0.0, "top": 0.0, "right": float(width), "bottom": float(height)}
     rows = []
@@ -233,31 +243,38 @@ def _rows(found, image, levels, targets):
         for target in targets:
             value = score if target == "class" else side_value(box, target)
             clipped = target in limits and abs(float(value.detach())) == limits[target]
-            row.append(None if clipped else _merged_map(value, levels, image))
+            row.append(None if clipped else _merged_map(value, levels, image, channels))
         rows.append(row)
     return rows
 
 
-def _merged_map(output, levels, image):
-    """As :func:`_level_map`, where several levels may have been read: on the finest of them."""
+def _merged_map(output, levels, image, channels=0):
+    """
+    As :func:`_level_map`, where several levels may have been read: on the finest of them.
+
+    Args:
+        levels: leaf and stride of each.
+        channels: axis of the channels in a leaf of one image; the last in ViT.
+    """
     gradients = torch.autograd.grad(
         output, [x for x, _ in levels], retain_graph=True, allow_unused=True
     )
-    read = [n for n, g in enumerate(gradients) if g is not None and g[image].any()]
+    product = [
+        torch.zeros(1) if g is None else (g[image] * x[image].detach()).sum(channels)
+        for g, (x, _) in zip(gradients, levels, strict=True)
+    ]
+    read = [n for n, p in enumerate(product) if p.any()]
     if not read:
         return 0, torch.zeros(levels[0][0].shape[-2:], dtype=output.dtype)
-    fine = levels[read[0]]
-    total = torch.zeros(fine[0].shape[-2:], dtype=output.dtype)
+    total = torch.zeros_like(product[read[0]])
     for n in read:
-        feature, stride = levels[n]
-        product = (gradients[n][image] * feature[image].detach()).sum(0)
-        ratio = stride // fine[1]
-        finer = torch.nn.functional.interpolate(product[None, None], scale_factor=float(ratio))
+        ratio = levels[n][1] // levels[read[0]][1]
+        finer = torch.nn.functional.interpolate(product[n][None, None], scale_factor=float(ratio))
         total += finer[0, 0, : total.shape[0], : total.shape[1]] / ratio**2
     return read[0], total.relu()
 
 
-def detections_error(model, image, oracle=None, limit=None, **settings):
+def detections_error(model, image, oracle=None, limit=None, module=None, **settings):
     """
     Largest relative error of the maps of one image's detections, against :func:`detection_maps`.
 
@@ -266,11 +283,12 @@ def detections_error(model, image, oracle=None, limit=None, **settings):
 
     Args:
         oracle: the model of the reference, if another one.
+        module: with the setting ``layer``, the ``layer`` of :func:`detection_maps`.
         **settings: as for ``explain``.
     """
-    image = {"image": image["image"]}
+    image = {key: image[key] for key in ("image", "proposals") if key in image}
     found = explain(model, [image], **settings)[0]["instances"][:limit]
-    ((detections, rows),) = detection_maps(oracle or model, [image], limit=limit)
+    ((detections, rows),) = detection_maps(oracle or model, [image], limit=limit, layer=module)
     detections = detections[:limit]
     boxes = detections.pred_boxes.clone()
     boxes.clip(detections.image_size)  # a dense detector's are not yet
