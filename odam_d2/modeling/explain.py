@@ -58,6 +58,7 @@ def explain(
     """
     with borrowed(model):
         explainer = _explainer(model, targets, settings)
+        explainer.check_inputs(batched_inputs)
         return explainer.view()(batched_inputs)
 
 

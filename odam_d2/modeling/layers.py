@@ -152,7 +152,8 @@ def map_geometry(
 
     Returns:
         The permutation that brings it to (I, C, h, w) or (I, C, h w), the grid (h, w), and the
-        stride in pixels. None where no reading fits, or more than one.
+        stride in pixels. Strides are powers of two rather than other numbers. None where no
+        reading fits, or more than one.
     """
     found = []
     if output.dim() == 4:
@@ -167,7 +168,9 @@ def map_geometry(
         if even and grid[0] * grid[1] == output.shape[1]:
             found.append(((0, 2, 1), grid, float(stride)))
     found = [reading for reading in found if reading[2] is not None]
-    return found[0] if len(found) == 1 else None
+    # (32, 20, 12) of 160 x 96 pixels could be 32 x 20 cells of stride 5, and is not.
+    usual = [reading for reading in found if math.log2(reading[2]).is_integer()]
+    return found[0] if len(found) == 1 else usual[0] if len(usual) == 1 else None
 
 
 def _stride(grid: tuple[int, int], size: tuple[int, int]) -> float | None:

@@ -47,7 +47,7 @@ class _Explaining:
         """As the ``forward`` of the model of Detectron2."""
         if self.training or not self._explains:
             return super().forward(batched_inputs)
-        with self._view() as view:
+        with self._view(batched_inputs) as view:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
             return view.forward(batched_inputs)
 
@@ -56,10 +56,12 @@ class _Explaining:
         return self.odam is not None and len(self.odam.targets) > 0
 
     @contextmanager
-    def _view(self) -> Iterator[nn.Module]:
+    def _view(self, batched_inputs: list[dict]) -> Iterator[nn.Module]:
         """This model as its explainer runs it, in evaluation mode."""
         with borrowed(self):
-            yield build_explainer(self, self.odam).view()
+            explainer = build_explainer(self, self.odam)
+            explainer.check_inputs(batched_inputs)
+            yield explainer.view()
 
 
 @META_ARCH_REGISTRY.register()
@@ -73,7 +75,7 @@ class OdamRCNN(_Explaining, GeneralizedRCNN):
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
         if not self._explains or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with self._view() as view:
+        with self._view(batched_inputs) as view:
             return view.inference(batched_inputs, do_postprocess=do_postprocess)
 
 
@@ -88,7 +90,7 @@ class OdamPanopticFPN(_Explaining, PanopticFPN):
         """As ``PanopticFPN.inference``."""
         if not self._explains:
             return super().inference(batched_inputs, do_postprocess)
-        with self._view() as view:
+        with self._view(batched_inputs) as view:
             return view.inference(batched_inputs, do_postprocess)
 
 

@@ -115,6 +115,44 @@ def test_detections(name):
         assert detections_error(model, image) <= 1e-5
 
 
+def test_stages_of_a_cascade_on_different_levels(monkeypatch):
+    """A stage that moves its box to another level of the pyramid: maps are added on the finest."""
+    from odam_d2.modeling.explainers import RCNNExplainer
+
+    model = zoo_model(CASCADE, opts=SLIM)
+    for predictor in model.roi_heads.box_predictor:
+        predictor.bbox_pred.bias.data[2:] = 5.0  # grows the box, by exp(1), exp(1/2), exp(1/3)
+    readings = []
+    original = RCNNExplainer.explain_detections
+
+    def record(self, reading, instances):
+        readings.append(reading)
+        original(self, reading, instances)
+
+    monkeypatch.setattr(RCNNExplainer, "explain_detections", record)
+    for image in two_images():
+        assert detections_error(model, image) <= 1e-5
+    assert any(len(levels.unique()) > 1 for reading in readings for levels in reading.levels)
+
+
+def test_autograd_is_an_equal_way():
+    """What a family without a fast way gets, also where stages read different levels."""
+    from odam_d2.modeling.explainers import RCNNExplainer
+
+    model = zoo_model(CASCADE, opts=SLIM)
+    for predictor in model.roi_heads.box_predictor:
+        predictor.bbox_pred.bias.data[2:] = 5.0
+    image = two_images()[0]
+    fast = explain(model, [image])[0]["instances"].odam_maps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RCNNExplainer, "heat_maps", RCNNExplainer.autograd_heat_maps)
+        slow = explain(model, [image])[0]["instances"].odam_maps
+    for a, b in zip(
+        fast.dense(32, 48).flatten(0, 1), slow.dense(32, 48).flatten(0, 1), strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-5 * b.max()
+
+
 def test_detections_of_a_batch():
     """Instances of one image must not be explained on another."""
     model = zoo_model(CASCADE, dtype=torch.float32, opts=SLIM)

@@ -18,6 +18,7 @@ from odam_d2 import (
     explain,
     explain_boxes,
 )
+from odam_d2.core.errors import InputError
 from odam_d2.modeling.explainers.base import Explainer
 
 OURS = {FASTER_RCNN: "OdamRCNN", RETINANET: "OdamRetinaNet"}
@@ -306,3 +307,17 @@ def test_class_names_come_from_the_data_set():
     assert settings.class_names[:2] == ("person", "bicycle")
     model = zoo_model(FASTER_RCNN, opts=[*SLIM, "MODEL.META_ARCHITECTURE", "OdamRCNN"])
     assert explain(model, two_images(), ["class:person"])[0]["instances"].odam_maps is not None
+
+
+def test_fast_rcnn_without_proposals_gets_one_sentence():
+    cfg = model_zoo.get_config("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml")
+    add_odam_config(cfg)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *SLIM])
+    for arch in ("GeneralizedRCNN", "OdamRCNN"):
+        cfg.MODEL.META_ARCHITECTURE = arch
+        model = build_model(cfg).eval()
+        with pytest.raises(InputError, match="each image needs them as 'proposals'"):
+            explain(model, two_images()) if arch == "GeneralizedRCNN" else model(two_images())
+        boxes = [torch.tensor([[5.0, 5, 60, 40]])] * 2
+        found = explain_boxes(model, two_images(), boxes, [torch.tensor([3])] * 2)
+        assert len(found[1]["instances"].odam_maps) == 1

@@ -72,6 +72,9 @@ class Explainer(ABC):
     def way(self) -> str:
         """How maps are computed, in a few words: ``"pooled"``, ``"window"``, ``"autograd"``, ..."""
 
+    def check_inputs(self, batched_inputs: list[dict]) -> None:  # noqa: B027 -- most need nothing
+        """Raise an ``InputError`` where the model would fail for something that inputs lack."""
+
     @abstractmethod
     def view(self) -> nn.Module:
         """

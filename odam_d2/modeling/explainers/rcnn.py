@@ -12,6 +12,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.settings import ExplainSettings
@@ -67,6 +68,15 @@ class RCNNExplainer(HeadExplainer):
     def strides(self) -> list[float]:
         count = len(self.head.pooler.level_poolers)
         return [1 / self.head.spec(level).spatial_scale for level in range(count)]
+
+    def check_inputs(self, batched_inputs: list[dict]) -> None:
+        if self.model.proposal_generator is None and any(
+            "proposals" not in x for x in batched_inputs
+        ):
+            raise InputError(
+                "the model makes no proposals of its own (MODEL.PROPOSAL_GENERATOR.NAME), so each "
+                "image needs them as 'proposals'; explain_boxes works without"
+            )
 
     def view(self) -> nn.Module:
         roi_heads = view_of(self.head.traced, _Explaining, odam_explainer=self)
