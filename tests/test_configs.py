@@ -152,9 +152,6 @@ def test_fcos_trains_as_the_lazy_config_of_the_zoo():
 @pytest.mark.parametrize("name", CROWDSHAPES)
 def test_crowdshapes_leaf_names_shipped_weights(name):
     weights = setup_cfg(str(CONFIGS / name)).MODEL.WEIGHTS
-    if "fcos" in name:
-        assert weights == ""  # none is shipped yet
-        return
     assert weights == f"odam://{Path(name).with_suffix('.pth')}"
     assert Path(PathManager.get_local_path(weights)).stat().st_size <= 12e6
 

@@ -9,19 +9,25 @@ from oracle import detections_error
 from odam_d2 import explain
 from odam_d2.engine import load_weights, setup_cfg
 from odam_d2.evaluation import KnownCauseEvaluator
+from odam_d2.modeling.fcos import ConfigurableFCOS
 
 SHIPPED = {
     "faster_rcnn": ("configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml", "GeneralizedRCNN"),
     "retinanet": ("configs/CrowdShapes/retinanet_R_50_FPN_slim.yaml", "RetinaNet"),
+    "fcos": ("configs/CrowdShapes/fcos_R_50_FPN_slim.yaml", None),
 }
 IMAGES = 20
 
 
-def shipped(name, arch=None):
-    config, plain = SHIPPED[name]
-    opts = ["MODEL.DEVICE", "cpu"]
-    cfg = setup_cfg(config, [*opts, *(["MODEL.META_ARCHITECTURE", plain] if arch else [])])
-    model = build_model(cfg).eval()
+def shipped(name, *, plain=False):
+    config, arch = SHIPPED[name]
+    cfg = setup_cfg(config, ["MODEL.DEVICE", "cpu"])
+    if plain and arch is None:  # Detectron2 registers no FCOS: this is its own, made from a config
+        model = ConfigurableFCOS(cfg)
+    else:
+        cfg.MODEL.META_ARCHITECTURE = arch if plain else cfg.MODEL.META_ARCHITECTURE
+        model = build_model(cfg)
+    model.eval()
     load_weights(model, cfg.MODEL.WEIGHTS)
     return cfg, model
 
@@ -30,7 +36,7 @@ def shipped(name, arch=None):
 def case(request):
     """Name, our model, plain Detectron2's, and some images of crowdshapes_val."""
     cfg, ours = shipped(request.param)
-    _, plain = shipped(request.param, "plain")
+    _, plain = shipped(request.param, plain=True)
     DatasetCatalog.get("crowdshapes_val")  # builds it on first use
     loader = build_detection_test_loader(cfg, "crowdshapes_val", num_workers=0)
     images = [batch[0] for batch, _ in zip(loader, range(IMAGES), strict=False)]

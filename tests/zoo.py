@@ -141,8 +141,6 @@ def build(recipe_: Recipe):
         scale_random_weights(model)
     except ImportError as error:
         raise NotBuilt(_missing(str(error))) from error
-    if hasattr(model, "head") and hasattr(model.head, "ctrness"):
-        torch.nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
     return model
 
 

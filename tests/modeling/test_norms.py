@@ -26,7 +26,6 @@ def fcos(norm):
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     scale_random_weights(model)
-    nn.init.constant_(model.head.bbox_pred.bias, 2.0)  # boxes of some size
     settle(model.head)
     return model
 

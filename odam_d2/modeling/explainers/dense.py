@@ -24,7 +24,7 @@ from odam_d2.modeling.views import view_of
 from .anchors import ORIGIN, Anchors, TracedDecoding, nearest_anchors
 from .head import HeadExplainer
 from .reading import Evaluation, Reading
-from .towers import TracedTower, convolutions, is_local
+from .towers import TracedTower, convolutions, is_local, with_constant_statistics
 
 __all__ = ["DenseExplainer"]
 
@@ -76,7 +76,7 @@ class DenseExplainer(HeadExplainer):
         constant = settings.norm_statistics == "constant"
         self.local = type(model.head).forward is self.head_type.forward and all(
             is_local(getattr(model.head, tower), self._predictors(tower), constant=constant)
-            for tower in set(self.towers.values())
+            for tower in self._names()
         )
 
     @property
@@ -111,7 +111,7 @@ class DenseExplainer(HeadExplainer):
     def head_way(self) -> str:
         if not self.local:
             return "autograd"
-        norms = {type(m) for name in set(self.towers.values()) for m in self._tower(name)}
+        norms = {type(m) for name in self._names() for m in self._tower(name)}
         return "window, constant statistics" if nn.GroupNorm in norms else "window"
 
     def view(self) -> nn.Module:
@@ -163,7 +163,11 @@ class DenseExplainer(HeadExplainer):
         )
 
     def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
-        return self._decide(self._read(self.model.head(features), reading), reading)
+        head = self.model.head
+        if self.settings.norm_statistics == "constant":
+            towers = {name: with_constant_statistics(self._tower(name)) for name in self._names()}
+            head = view_of(head, children=towers)
+        return self._decide(self._read(head(features), reading), reading)
 
     def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         if not self.local:
@@ -178,7 +182,7 @@ class DenseExplainer(HeadExplainer):
                 for value in evaluation.values.T
             ]
         of_output = dict(zip(self.towers, zip(*seeds, strict=True), strict=True))
-        heads = {tower: self._dense_head(tower) for tower in sorted(set(self.towers.values()))}
+        heads = {tower: self._dense_head(tower) for tower in self._names()}
         radius = max(head.radius for head in heads.values())
         total = None
         for tower, head in heads.items():
@@ -195,6 +199,12 @@ class DenseExplainer(HeadExplainer):
         self.outputs = []
         for masks in self.masks.values():
             masks.clear()
+
+    def _names(self) -> list[str]:
+        """Of the towers of the head."""
+        return [
+            name for name in sorted(set(self.towers.values())) if hasattr(self.model.head, name)
+        ]
 
     def _tower(self, name: str) -> nn.Sequential:
         return getattr(self.model.head, name)

@@ -5,7 +5,7 @@ over all instances gives every instance's gradient (design: "two-stage heads").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.roi_align import pooled_heat_maps
+from odam_d2.core.roi_align import pooled_heat_maps, roi_align
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
@@ -168,7 +168,7 @@ class RCNNExplainer(HeadExplainer):
 
     def _chunk(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
-        pooled = [features.detach() for features in self._pool(reading.features, reading)]
+        pooled = [self._pool_on_windows(reading, stage) for stage in range(len(self.head.stages))]
         with torch.enable_grad():
             for features in pooled:
                 features.requires_grad_()
@@ -185,6 +185,34 @@ class RCNNExplainer(HeadExplainer):
         values, origins = add_windows(windows)
         return values.relu_(), origins, evaluation
 
+    def _groups(
+        self, reading: Reading, stage: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, int, int]]:
+        """
+        Instances that a stage pooled from one level of one image: their numbers (n,), that map
+        (C, H, W), the boxes (n, 4), the level, and the finest level of these instances.
+        """
+        # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
+        boxes = reading.origin[:, stage].to(reading.features[0].dtype)
+        finest = reading.levels.amin(dim=1)
+        place = torch.stack([reading.image, reading.levels[:, stage], finest], dim=1)
+        for where in place.unique(dim=0):
+            index = (place == where).all(dim=1).nonzero().squeeze(1)
+            image, level, target = where.tolist()
+            yield index, reading.features[level][image], boxes[index], level, target
+
+    def _pool_on_windows(self, reading: Reading, stage: int) -> Tensor:
+        """
+        What the pooler gives for a stage, (N, C, R, S), by our own RoIAlign: on few boxes a third
+        of the time of torchvision's, which is made for many.
+        """
+        size = self.head.spec(0).output_size
+        like = reading.features[0]
+        pooled = like.new_zeros((len(reading), like.shape[1], *size))
+        for index, feature, boxes, level, _ in self._groups(reading, stage):
+            pooled[index] = roi_align(feature, boxes, self.head.spec(level))
+        return pooled
+
     def _stage_windows(
         self, reading: Reading, stage: int, gradients: list[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
@@ -199,22 +227,17 @@ class RCNNExplainer(HeadExplainer):
         """
         used = [number for number, gradient in enumerate(gradients) if gradient is not None]
         gradient = torch.stack([gradients[number] for number in used], dim=1)
-        # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
-        boxes = reading.origin[:, stage].to(gradient.dtype)
-        finest = reading.levels.amin(dim=1)
-        place = torch.stack([reading.image, reading.levels[:, stage], finest], dim=1)
         parts = []
-        for image, level, target in place.unique(dim=0).tolist():
-            index = (place == place.new_tensor([image, level, target])).all(dim=1).nonzero()[:, 0]
+        for index, feature, boxes, level, finest in self._groups(reading, stage):
             values, origins = pooled_heat_maps(
-                reading.features[level][image],
-                boxes[index],
+                feature,
+                boxes,
                 gradient[index],
                 self.head.spec(level),
                 self.settings.smoothing_sigma,
                 signed=True,
             )
-            ratio = round(self.strides[level] / self.strides[target])
+            ratio = round(self.strides[level] / self.strides[finest])
             parts.append((index, *refine_windows(values, origins, ratio)))
         values, origins = join_windows(parts, len(reading))
         if len(used) == len(gradients):

@@ -9,7 +9,9 @@ from functools import singledispatch
 from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d
 from torch import Tensor, nn
 
-__all__ = ["TracedTower", "convolutions", "is_local", "norm_scale"]
+from odam_d2.modeling.views import view_of
+
+__all__ = ["TracedTower", "convolutions", "is_local", "norm_scale", "with_constant_statistics"]
 
 
 class TracedTower:
@@ -71,6 +73,24 @@ def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     scale = (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
     scale = scale.repeat_interleave(x.shape[1] // norm.num_groups, dim=1)
     return scale if norm.weight is None else norm.weight.detach() * scale
+
+
+class ConstantStatistics:
+    """Mixin for ``nn.GroupNorm``: the same values, and mean and variance count as constants."""
+
+    def forward(self, x):
+        values = super().forward(x.detach())
+        return values + (x - x.detach()) * norm_scale(self, x)[:, :, None, None]
+
+
+def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:
+    """A view of a tower whose group norms are differentiated with constant statistics."""
+    norms = {
+        name: view_of(module, ConstantStatistics)
+        for name, module in tower.named_children()
+        if type(module) is nn.GroupNorm
+    }
+    return view_of(tower, children=norms)
 
 
 def convolutions(tower: nn.Sequential) -> list[nn.Conv2d]:
