@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.roi_align import pooled_heat_maps, roi_align
+from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
@@ -168,7 +168,9 @@ class RCNNExplainer(HeadExplainer):
 
     def _chunk(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
-        pooled = [self._pool_on_windows(reading, stage) for stage in range(len(self.head.stages))]
+        # By Detectron2's own pooler, though ours is faster on few boxes: where it rounds otherwise,
+        # a ReLU of the head may open or close, and the gradient jumps.
+        pooled = [features.detach() for features in self._pool(reading.features, reading)]
         with torch.enable_grad():
             for features in pooled:
                 features.requires_grad_()
@@ -200,18 +202,6 @@ class RCNNExplainer(HeadExplainer):
             index = (place == where).all(dim=1).nonzero().squeeze(1)
             image, level, target = where.tolist()
             yield index, reading.features[level][image], boxes[index], level, target
-
-    def _pool_on_windows(self, reading: Reading, stage: int) -> Tensor:
-        """
-        What the pooler gives for a stage, (N, C, R, S), by our own RoIAlign: on few boxes a third
-        of the time of torchvision's, which is made for many.
-        """
-        size = self.head.spec(0).output_size
-        like = reading.features[0]
-        pooled = like.new_zeros((len(reading), like.shape[1], *size))
-        for index, feature, boxes, level, _ in self._groups(reading, stage):
-            pooled[index] = roi_align(feature, boxes, self.head.spec(level))
-        return pooled
 
     def _stage_windows(
         self, reading: Reading, stage: int, gradients: list[Tensor | None]
