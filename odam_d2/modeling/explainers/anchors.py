@@ -65,7 +65,7 @@ class Anchors:
     def __len__(self) -> int:
         return len(self.number)
 
-    def __getitem__(self, index: Tensor) -> Anchors:
+    def select(self, index: Tensor) -> Anchors:
         return Anchors(self.cells.select(index), self.number[index], self.boxes[index])
 
     @classmethod

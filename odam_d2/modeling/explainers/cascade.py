@@ -9,7 +9,15 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from odam_d2.modeling.views import view_of
 
 from .base import GENERAL_WAY, UnsupportedModelError
-from .pooled_heads import PROPOSALS, PooledHead, Stage, finite_rows, pooled_head
+from .pooled_heads import (
+    POOLED,
+    PROPOSALS,
+    PooledHead,
+    Stage,
+    TracedHead,
+    finite_rows,
+    pooled_head,
+)
 
 __all__: list[str] = []
 
@@ -36,11 +44,14 @@ class _TracedCascade:
         sizes = [x.image_size for x in given]
         limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
         again, kept = fast_rcnn_inference(boxes, scores, sizes, *limits)
+        pooled = [x.split([len(b) for b in boxes]) for x in self.odam_read]
+        self.odam_read.clear()
         for number, detections in enumerate(found):
             self._check_chosen(detections, again[number])
-            pooled = [given[number].proposal_boxes.tensor for _, _, given in self.odam_stages]
-            rows = finite_rows(boxes[number], scores[number])
-            detections.set(PROPOSALS, torch.stack(pooled, dim=1)[rows][kept[number]])
+            rows = finite_rows(boxes[number], scores[number]).nonzero().squeeze(1)[kept[number]]
+            read = [given[number].proposal_boxes.tensor[rows] for _, _, given in self.odam_stages]
+            detections.set(PROPOSALS, torch.stack(read, dim=1))
+            detections.set(POOLED, torch.stack([x[number][rows] for x in pooled], dim=1))
         return found
 
     def _check_chosen(self, found, again) -> None:
@@ -59,6 +70,14 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
     def stage(head, predictor) -> Stage:
         return Stage(lambda pooled: predictor(head(pooled)), predictor)
 
+    read: list[torch.Tensor] = []
+    box_heads = view_of(
+        roi_heads.box_head,
+        children={
+            name: view_of(head, TracedHead, odam_read=read)
+            for name, head in roi_heads.box_head.named_children()
+        },
+    )
     return PooledHead(
         in_features=roi_heads.box_in_features,
         pooler=roi_heads.box_pooler,
@@ -66,5 +85,5 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
             stage(head, predictor)
             for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
         ],
-        traced=view_of(roi_heads, _TracedCascade),
+        traced=view_of(roi_heads, _TracedCascade, children={"box_head": box_heads}, odam_read=read),
     )

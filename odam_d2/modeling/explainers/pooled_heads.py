@@ -21,10 +21,21 @@ from odam_d2.modeling.views import view_of
 
 from .base import GENERAL_WAY, UnsupportedModelError
 
-__all__ = ["PROPOSALS", "PooledHead", "Stage", "finite_rows", "pooled_head"]
+__all__ = [
+    "POOLED",
+    "PROPOSALS",
+    "PooledHead",
+    "Stage",
+    "TracedHead",
+    "finite_rows",
+    "pooled_head",
+]
 
 PROPOSALS = "odam_proposals"
 """Field of traced detections: (N, S, 4), the box that was pooled for each of the S stages."""
+
+POOLED = "odam_pooled"
+"""Field of traced detections, where it was cheap to keep: (N, S, C, R, R), what was pooled."""
 
 
 class Stage(NamedTuple):
@@ -51,7 +62,8 @@ class PooledHead:
         in_features: names of the backbone features that are pooled from.
         pooler: pools them, for every stage.
         stages: from first to last.
-        traced: a view of the ROI heads whose detections have the field :data:`PROPOSALS`.
+        traced: a view of the ROI heads whose detections have the field :data:`PROPOSALS`, and
+            perhaps :data:`POOLED`.
     """
 
     in_features: list[str]
@@ -148,7 +160,7 @@ def _(roi_heads: StandardROIHeads) -> PooledHead:
                 roi_heads.box_predictor,
             )
         ],
-        traced=_with_traced_predictor(roi_heads),
+        traced=_with_traced_predictor(roi_heads, box_head=roi_heads.box_head),
     )
 
 
@@ -167,9 +179,24 @@ def _(roi_heads: Res5ROIHeads) -> PooledHead:
     )
 
 
-def _with_traced_predictor(roi_heads: nn.Module) -> nn.Module:
-    predictor = view_of(roi_heads.box_predictor, _TracedPredictor)
-    return view_of(roi_heads, children={"box_predictor": predictor})
+def _with_traced_predictor(roi_heads: nn.Module, **heads: nn.Module) -> nn.Module:
+    """
+    Args:
+        **heads: the child that reads pooled features, by its name, where they are to be kept. What
+            Res5ROIHeads pool is 16 times as much: that is pooled again for the survivors.
+    """
+    read: list[Tensor] = []
+    children = {name: view_of(head, TracedHead, odam_read=read) for name, head in heads.items()}
+    predictor = view_of(roi_heads.box_predictor, _TracedPredictor, odam_read=read)
+    return view_of(roi_heads, children={**children, "box_predictor": predictor})
+
+
+class TracedHead:
+    """Mixin for a box head: the pooled features that it reads are added to ``odam_read``."""
+
+    def forward(self, x):
+        self.odam_read.append(x)
+        return super().forward(x)
 
 
 class _TracedPredictor:
@@ -178,8 +205,14 @@ class _TracedPredictor:
     def inference(self, predictions, proposals):
         instances, kept = super().inference(predictions, proposals)
         rows = _usable_rows(self, predictions, proposals)
-        for found, index, usable, given in zip(instances, kept, rows, proposals, strict=True):
-            found.set(PROPOSALS, given.proposal_boxes.tensor[usable][index][:, None])
+        sizes = [len(given) for given in proposals]
+        pooled = [x.split(sizes) for x in self.odam_read if len(x) == sum(sizes)]
+        self.odam_read.clear()
+        for number, (found, index, usable) in enumerate(zip(instances, kept, rows, strict=True)):
+            boxes = proposals[number].proposal_boxes.tensor
+            found.set(PROPOSALS, boxes[usable][index][:, None])
+            if len(pooled) == 1:
+                found.set(POOLED, pooled[0][number][usable][index][:, None])
         return instances, kept
 
 

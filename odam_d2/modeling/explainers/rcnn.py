@@ -6,6 +6,7 @@ over all instances gives every instance's gradient (design: "two-stage heads").
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -20,7 +21,7 @@ from odam_d2.modeling.views import view_of
 
 from .base import register_explainer
 from .head import HeadExplainer
-from .pooled_heads import PROPOSALS, pooled_head
+from .pooled_heads import POOLED, PROPOSALS, pooled_head
 from .reading import Evaluation, Reading
 
 __all__ = ["RCNNExplainer"]
@@ -32,22 +33,41 @@ class _Explaining:
     def forward(self, images, features, proposals, targets=None):
         instances, losses = super().forward(images, features, proposals, targets)
         explainer = self.odam_explainer
-        proposals = [found.get(PROPOSALS) for found in instances]
-        classes = [found.pred_classes for found in instances]
-        features = [features[name] for name in explainer.feature_names]
-        reading = explainer.read_proposals(images, features, proposals, classes)
-        explainer.explain_detections(reading, instances)
+        boxes = torch.cat([found.get(PROPOSALS) for found in instances])
+        kept = all(found.has(POOLED) for found in instances)
+        pooled = torch.cat([found.get(POOLED) for found in instances]) if kept else None
         for found in instances:
             found.remove(PROPOSALS)
+            if kept:
+                found.remove(POOLED)
+        classes = [found.pred_classes for found in instances]
+        features = [features[name] for name in explainer.feature_names]
+        reading = explainer.read_regions(images, features, Regions(boxes, pooled), classes)
+        explainer.explain_detections(reading, instances)
         return instances, losses
+
+
+class Regions(NamedTuple):
+    """
+    What was pooled for each of N detections, by each of S stages.
+
+    Attributes:
+        boxes: (N, S, 4), XYXY in pixels of the network's input.
+        pooled: (N, S, C, R, R), or None: to be pooled again.
+    """
+
+    boxes: Tensor
+    pooled: Tensor | None = None
+
+    def select(self, index: Tensor) -> Regions:
+        return Regions(self.boxes[index], None if self.pooled is None else self.pooled[index])
 
 
 @register_explainer(GeneralizedRCNN)
 class RCNNExplainer(HeadExplainer):
     """
     Explains Faster R-CNN and what is built like it: ``GeneralizedRCNN`` with ROI heads that
-    :func:`pooled_head` knows. A reading's ``origin`` is what each of the S stages pooled,
-    (N, S, 4) boxes.
+    :func:`pooled_head` knows. A reading's ``origin`` are :class:`Regions`.
     """
 
     head_way = "pooled"
@@ -89,33 +109,31 @@ class RCNNExplainer(HeadExplainer):
         boxes: Sequence[Boxes],
         classes: Sequence[Tensor],
     ) -> Reading:
-        pooled = self.head.refine(features, boxes, images.image_sizes)
-        proposals = pooled.split([len(of_image) for of_image in boxes])
-        return self.read_proposals(images, features, proposals, classes)
+        regions = Regions(self.head.refine(features, boxes, images.image_sizes))
+        return self.read_regions(images, features, regions, classes)
 
-    def read_proposals(
+    def read_regions(
         self,
         images: ImageList,
         features: list[Tensor],
-        proposals: Sequence[Tensor],
+        regions: Regions,
         classes: Sequence[Tensor],
     ) -> Reading:
         """
         Args:
             features: what the head read, of each level.
-            proposals: for each image (n, S, 4), the box that each stage pooled.
+            regions: of the detections of all images.
             classes: for each image (n,).
         """
-        origin = torch.cat(list(proposals))
-        levels = [self.head.levels(Boxes(boxes)) for boxes in origin.unbind(dim=1)]
+        levels = [self.head.levels(Boxes(boxes)) for boxes in regions.boxes.unbind(dim=1)]
         return Reading(
             images=images.tensor,
             image_sizes=images.image_sizes,
             features=features,
-            image=Reading.image_of(classes, origin.device),
+            image=Reading.image_of(classes, regions.boxes.device),
             classes=torch.cat(list(classes)),
             levels=torch.stack(levels, dim=1),
-            origin=origin,
+            origin=regions,
         )
 
     def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
@@ -144,13 +162,13 @@ class RCNNExplainer(HeadExplainer):
         counts = reading.counts()
         return [
             self.head.pooler(features, [Boxes(part) for part in boxes.split(counts)])
-            for boxes in reading.origin.unbind(dim=1)
+            for boxes in reading.origin.boxes.unbind(dim=1)
         ]
 
     def _predict(self, pooled: list[Tensor], reading: Reading) -> Evaluation:
         """What the stages say together of their pooled features."""
         probabilities, logits = [], []
-        stages = zip(self.head.stages, pooled, reading.origin.unbind(dim=1), strict=True)
+        stages = zip(self.head.stages, pooled, reading.origin.boxes.unbind(dim=1), strict=True)
         for (predict, predictor), features, proposals in stages:
             given = [Instances((0, 0), proposal_boxes=Boxes(proposals))]
             predictions = predict(features)
@@ -168,9 +186,13 @@ class RCNNExplainer(HeadExplainer):
 
     def _chunk(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
-        # By Detectron2's own pooler, though ours is faster on few boxes: where it rounds otherwise,
-        # a ReLU of the head may open or close, and the gradient jumps.
-        pooled = [features.detach() for features in self._pool(reading.features, reading)]
+        # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
+        # rounds otherwise, a ReLU of the head may open or close, and the gradient jumps.
+        if reading.origin.pooled is None:
+            pooled = self._pool(reading.features, reading)
+        else:
+            pooled = reading.origin.pooled.unbind(dim=1)
+        pooled = [features.detach() for features in pooled]
         with torch.enable_grad():
             for features in pooled:
                 features.requires_grad_()
@@ -195,7 +217,7 @@ class RCNNExplainer(HeadExplainer):
         (C, H, W), the boxes (n, 4), the level, and the finest level of these instances.
         """
         # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
-        boxes = reading.origin[:, stage].to(reading.features[0].dtype)
+        boxes = reading.origin.boxes[:, stage].to(reading.features[0].dtype)
         finest = reading.levels.amin(dim=1)
         place = torch.stack([reading.image, reading.levels[:, stage], finest], dim=1)
         for where in place.unique(dim=0):

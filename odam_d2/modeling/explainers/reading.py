@@ -27,7 +27,7 @@ class Reading:
         classes: (N,) int64.
         levels: (N, S) int64, indices into ``features`` of the levels that a detection was read
             from; S is one, unless the head has stages.
-        origin: where each detection was read, in terms of its family; can be indexed by N.
+        origin: where each detection was read, in terms of its family; has a method ``select``.
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ class Reading:
     def select(self, index: Tensor) -> Reading:
         """Some of the detections, in increasing order."""
         chosen = {name: getattr(self, name)[index] for name in ("image", "classes", "levels")}
-        return replace(self, origin=self.origin[index], **chosen)
+        return replace(self, origin=self.origin.select(index), **chosen)
 
     def counts(self) -> list[int]:
         """Detections of each image."""
