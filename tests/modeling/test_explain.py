@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
+from torch import nn
 
 from odam_d2 import (
     ExplainSettings,
@@ -321,3 +322,19 @@ def test_fast_rcnn_without_proposals_gets_one_sentence():
         boxes = [torch.tensor([[5.0, 5, 60, 40]])] * 2
         found = explain_boxes(model, two_images(), boxes, [torch.tensor([3])] * 2)
         assert len(found[1]["instances"].odam_maps) == 1
+
+
+def test_unknown_heads_are_named_and_the_general_way_is_shown():
+    class MyHeads(nn.Module):
+        num_classes = 80
+
+    class MyPredictor(nn.Module):
+        pass
+
+    for part, head in (("roi_heads", MyHeads()), ("roi_heads.box_predictor", MyPredictor())):
+        model = zoo_model(FASTER_RCNN, opts=SLIM)
+        owner, _, name = part.rpartition(".")
+        setattr(model.get_submodule(owner), name, head)
+        message = f"{type(head).__name__} .*explain_outputs .docs/your_own_head.md"
+        with pytest.raises(UnsupportedModelError, match=message):
+            explain(model, two_images())
