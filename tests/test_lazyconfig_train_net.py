@@ -252,7 +252,8 @@ def test_error_while_building(options, sentence, tmp_path, capsys):
 
 def test_a_missing_package_is_named(monkeypatch):
     """Detectron2's ViT imports timm when it is built."""
-    monkeypatch.setitem(sys.modules, "timm", None)
+    for name in {"timm", *(n for n in sys.modules if n.startswith("timm."))}:
+        monkeypatch.setitem(sys.modules, name, None)  # another test may have imported it
     cfg = setup_lazy(str(ROOT / "configs/ViTDet/mask_rcnn_vitdet_b.py"), ["train.device=cpu"])
     with pytest.raises(UserError, match="model of the config needs the Python package 'timm'"):
         lazy_trainer.build_lazy_model(cfg)
