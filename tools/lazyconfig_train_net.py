@@ -13,13 +13,13 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import odam_d2.data  # noqa: F401 (registers the data sets)
 from odam_d2.engine import setup_lazy
-from odam_d2.engine.checks import check_num_gpus
+from odam_d2.engine.launching import launch_tool
 from odam_d2.engine.lazy_trainer import check_lazy_run, evaluate_checkpoint, train_lazy
 from odam_d2.errors import run_tool
 
@@ -42,17 +42,8 @@ def main(args: argparse.Namespace) -> dict | None:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Parse the arguments and launch a process for each GPU, or a single one."""
-    args = default_argument_parser(epilog=__doc__).parse_args(argv)
-    check_num_gpus(args.num_gpus)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    """Launch :func:`main` in a process for each GPU, or in a single one."""
+    launch_tool(main, __doc__, argv)
 
 
 if __name__ == "__main__":

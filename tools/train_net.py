@@ -10,14 +10,15 @@ import argparse
 import sys
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import odam_d2.data  # noqa: F401 (registers the data sets)
 from odam_d2.engine import Trainer, load_weights, setup_cfg
-from odam_d2.engine.checks import check_num_gpus, check_run
+from odam_d2.engine.checks import check_run
+from odam_d2.engine.launching import launch_tool
 from odam_d2.engine.weights import starting_weights
 from odam_d2.errors import run_tool
 
@@ -48,17 +49,8 @@ def main(args: argparse.Namespace) -> dict:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Parse the arguments and launch a process for each GPU, or a single one."""
-    args = default_argument_parser(epilog=__doc__).parse_args(argv)
-    check_num_gpus(args.num_gpus)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    """Launch :func:`main` in a process for each GPU, or in a single one."""
+    launch_tool(main, __doc__, argv)
 
 
 if __name__ == "__main__":

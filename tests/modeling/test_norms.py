@@ -5,10 +5,11 @@ import torch
 from detectron2.layers import CycleBatchNormList
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import FCOS
+from detectron2.structures import Boxes
 from oracle import RETINANET, SLIM, detections_error, two_images, zoo_model
 from torch import nn
 
-from odam_d2 import explain
+from odam_d2 import explain, explain_boxes
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.benchmark import scale_random_weights
 from odam_d2.modeling.explainers import build_explainer
@@ -121,3 +122,34 @@ def test_batch_norm_of_levels_stays_at_its_level_after_an_error(monkeypatch):
     monkeypatch.undo()
     assert {m._pos for m in model.modules() if isinstance(m, CycleBatchNormList)} == {0}
     assert torch.equal(model([image])[0]["instances"].scores, before)
+
+
+def test_given_boxes_are_read_where_fcos_is_trained_to_find_them():
+    """Detectron2's own matching says that the chosen anchor is a positive of that very box."""
+    model = fcos("BN")
+    boxes = torch.tensor(
+        [[10.0, 12, 50, 60], [40, 20, 180, 110], [3, 30, 21, 44], [60, 5, 160, 125]]
+    )  # 48, 140, 18 and 120 pixels: reach 24, 70, 9 and 60, on p3, p4, p3 and p3
+    inputs = [{"image": two_images()[0]["image"]}]
+    found = explain_boxes(model, inputs, [boxes], [torch.tensor([1, 2, 3, 4])])[0]["instances"]
+    assert found.odam_maps.levels.tolist() == [0, 1, 0, 0]
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+    anchors = model.anchor_generator([features[name] for name in model.head_in_features])
+    explainer = build_explainer(model, ExplainSettings())
+    level, index = explainer.nearest(Boxes(boxes), anchors).unbind(1)
+    starts = torch.tensor([0, *(len(a) for a in anchors)]).cumsum(0)
+    quality = model._match_anchors(Boxes(boxes), anchors)
+    assert (quality[torch.arange(4), starts[level] + index] > 0).all()
+    # What is said there is what the head says there.
+    scores = _probabilities(model, features)[starts[level] + index, torch.tensor([1, 2, 3, 4])]
+    assert torch.allclose(found.scores, scores)
+
+
+def _probabilities(model, features):
+    """(R, K) over all levels, as Detectron2 ranks by."""
+    with torch.no_grad():
+        predictions = list(model.head([features[name] for name in model.head_in_features]))
+    sizes = [model.num_classes, 4, 1]
+    logits, _, centerness = model._transpose_dense_predictions(predictions, sizes)
+    return (torch.cat(logits, 1)[0].sigmoid() * torch.cat(centerness, 1)[0].sigmoid()).sqrt()
