@@ -52,6 +52,50 @@ def _add_odam_keys(cfg: CN) -> None:
     # different: instances are explained in chunks that stay under it.
     cfg.MODEL.ODAM.CHUNK_MB = 64
 
+    cfg.MODEL.ODAM.LOSS = _loss_keys()
+
+
+def _loss_keys() -> CN:
+    """Odam-Train: a loss on the heat maps of the positives of a training batch."""
+    loss = CN()
+
+    # A loss of ODAM_LOSS_REGISTRY, such as "OdamTrainLoss"; "" is none: training is Detectron2's.
+    loss.NAME = ""
+
+    # Weight among the losses of the detector, 0 or more. The authors use 0.2 for two-stage
+    # detectors and 0.5 for one-stage ones. 0 computes the loss for its scalars only.
+    loss.WEIGHT = 0.2
+
+    # Iteration from which on it is computed: maps of a detector that finds nothing yet say nothing.
+    loss.START_ITER = 0
+
+    # Iterations from there until WEIGHT is reached, linearly. 0 is at once.
+    loss.WARMUP_ITERS = 0
+
+    # Positives of each image that get a map, at most; shared fairly by the objects. 1 or more.
+    loss.MAX_SAMPLES = 300
+
+    # Maps are compared on a grid with cells of this many pixels of the network's input.
+    loss.GRID_STRIDE = 16
+
+    # Whether the gradients that maps are made of are differentiated as well, so that the loss
+    # trains the weights of the head through them. False: only the features are trained, as in the
+    # authors' code.
+    loss.SECOND_ORDER = True
+
+    # OdamTrainLoss: correlations are held within [CLAMP, 1 - CLAMP], beyond which there is no
+    # gradient. Above 0, below 0.5.
+    loss.CLAMP = 1e-4
+
+    # OdamTrainLoss: detections of different objects are pushed apart where the IoU of their boxes
+    # is above this. In [0, 1).
+    loss.MIN_OVERLAP = 0.0
+
+    # Every so many iterations, heat maps of the objects of one fixed image go to the writers of
+    # Detectron2's event storage, such as TensorBoard. 0 is never.
+    loss.VIS_PERIOD = 0
+    return loss
+
 
 def _add_fcos_keys(cfg: CN) -> None:
     """What ``OdamFCOS`` is built from; the values are those of the FCOS of Detectron2's zoo."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from odam_d2.core.heatmap import heat_map, smooth
 
-__all__ = ["batched_gradients", "gradient_heat_maps"]
+__all__ = ["batched_gradients", "gradient_heat_maps", "precise"]
 
 # Bytes that a backward pass holds at once, in units of the input's size: the gradient that comes
 # in, the one that goes out, a workspace of the convolution, and the result.
@@ -27,6 +27,11 @@ _COPIES = 4
 # of 256 channels, one thread, one by one / batched: 7x10 cells 6.6 / 5.6 ms an output, 13x19 cells
 # 13.7 / 14.7 ms; with GroupNorm, which vmap takes apart, 25x38 cells 36 / 51 ms.
 _CPU_BATCH_ELEMENTS = 2**15
+
+
+def precise(x: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is: maps are sums of many small products."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def batched_gradients(

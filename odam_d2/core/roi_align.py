@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .heatmap import smooth, smoothing_radius
-from .windows import cut_window, paste_window
+from .windows import cut_window, cut_windows, paste_window
 
 __all__ = ["BoxPooling", "RoIAlignSpec", "adjoint", "pooled_heat_maps", "roi_align"]
 
@@ -200,16 +200,19 @@ def pooled_heat_maps(
     origins = pooling.origins - margin
     largest = (pooling.extents.amax(dim=0) + 2 * margin).tolist() if len(boxes) else [0, 0]
     maps = gradient.new_zeros((len(boxes), gradient.shape[1], *largest))
-    for i, (rows, columns, (top, left, height, width)) in enumerate(pooling):
+    places = [
+        (top - margin, left - margin, height + 2 * margin, width + 2 * margin)
+        for _, _, (top, left, height, width) in pooling
+    ]
+    windows = cut_windows(feature, places)
+    for i, ((rows, columns, _), window) in enumerate(zip(pooling, windows, strict=True)):
         # Where a window has fewer rows than bins, spreading shrinks the gradient. It also adds up
         # bins before channels: in float32 the other order loses digits where bins cancel.
-        if sigma == 0 and height > len(rows):
-            window = feature[:, top : top + height, left : left + width]
+        if sigma == 0 and rows.shape[1] > len(rows):
             one = _contracted_map(rows, columns, gradient[i], window)
         else:
             spread = F.pad(rows.t() @ gradient[i] @ columns, (margin,) * 4)
-            window = (top - margin, left - margin, *spread.shape[-2:])
-            one = (smooth(spread, sigma) * cut_window(feature, window)).sum(dim=-3)
+            one = (smooth(spread, sigma) * window).sum(dim=-3)
         maps[i, :, : one.shape[-2], : one.shape[-1]] = one
     return (maps if signed else maps.relu_()), origins
 

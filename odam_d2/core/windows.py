@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["add_windows", "cut_window", "join_windows", "paste_window", "refine_windows"]
+__all__ = [
+    "add_windows",
+    "cut_window",
+    "cut_windows",
+    "join_windows",
+    "paste_window",
+    "refine_windows",
+]
 
 Window = tuple[int, int, int, int]
 """(row, column, height, width) in cells; it may stick out of the feature map."""
@@ -22,6 +29,55 @@ def cut_window(feature: Tensor, window: Window) -> Tensor:
     inside = feature[..., top:bottom, left:right]
     pad = (left - column, column + width - right, top - row, row + height - bottom)
     return F.pad(inside, pad) if any(pad) else inside
+
+
+def cut_windows(feature: Tensor, windows: Sequence[Window]) -> Sequence[Tensor]:
+    """
+    As :func:`cut_window`, for many windows of one feature map (C, H, W). With a graph, gradients
+    are added up window by window, where autograd would make a whole map for each of them.
+    """
+    if feature.requires_grad and torch.is_grad_enabled() and windows:
+        return _CutWindows.apply(feature, windows)
+    return [cut_window(feature, window) for window in windows]
+
+
+class _CutWindows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, feature, windows):
+        ctx.windows, ctx.shape = windows, feature.shape
+        # Not views: autograd forbids several of them from one function to be written to.
+        return tuple(cut_window(feature, window).clone() for window in windows)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        total = next(g for g in gradients if g is not None).new_zeros(ctx.shape)
+        for window, gradient in zip(ctx.windows, gradients, strict=True):
+            if gradient is not None:
+                part = _inside(window, ctx.shape[-2:])
+                total[part] += gradient[_within(window, part)]
+        return total, None
+
+
+def _inside(window: Window, grid: Sequence[int]) -> tuple:
+    """The slices of a feature map (..., H, W) that a window covers."""
+    row, column, height, width = window
+    rows, columns = slice(max(row, 0), row + height), slice(max(column, 0), column + width)
+    return (
+        ...,
+        slice(rows.start, min(rows.stop, grid[0])),
+        slice(columns.start, min(columns.stop, grid[1])),
+    )
+
+
+def _within(window: Window, part: tuple) -> tuple:
+    """The slices of the window's own cells that lie on these slices of the feature map."""
+    _, rows, columns = part
+    row, column = window[:2]
+    return (
+        ...,
+        slice(rows.start - row, rows.stop - row),
+        slice(columns.start - column, columns.stop - column),
+    )
 
 
 def paste_window(values: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:

@@ -34,7 +34,13 @@ from .autograd_maps import compare_with_autograd
 from .detector import set_score_threshold
 from .weights import load_weights
 
-__all__ = ["BenchmarkCase", "measure", "peak_memory", "scale_random_weights"]
+__all__ = [
+    "BenchmarkCase",
+    "measure",
+    "peak_memory",
+    "scale_random_weights",
+    "timed_in_turns",
+]
 
 
 @dataclass(frozen=True)
@@ -199,10 +205,10 @@ def measure(case: BenchmarkCase) -> dict:
     work = _build(case)
     with borrowed(work.explainer.model):
         # Minima: whatever else a machine does can only add time. The first runs warm up.
-        forward = min(_times([work.plain], case.runs, "plain inference")[0])
+        forward = min(timed_in_turns([work.plain], case.runs, "plain inference")[0])
         heads = [work.plain_head, work.ours_head]
         with _clock(work.explainer) as steps:
-            plain, ours = _times(heads, 2 * case.runs, "heads, plain and ours")
+            plain, ours = timed_in_turns(heads, 2 * case.runs, "heads, plain and ours")
         # The difference of two long times may come out too small; the step alone cannot.
         explain = max(min(ours) - min(plain), min(steps[1:]))
         maps, per_map, compared = compare_with_autograd(work.explainer, work.ours, case.references)
@@ -235,7 +241,7 @@ def _clock(explainer: HeadExplainer) -> Iterator[list[float]]:
         del explainer.explain_detections
 
 
-def _times(ways: Sequence[Callable[[], object]], runs: int, what: str) -> list[list[float]]:
+def timed_in_turns(ways: Sequence[Callable[[], object]], runs: int, what: str) -> list[list[float]]:
     """Seconds of ``runs`` runs of each way, in turns, after one that is not counted."""
     with tqdm(range(runs + 1), what, unit="run") as bar:  # closed before an error is told
         rounds = [[_seconds(way) for way in ways] for _ in bar]

@@ -2,7 +2,8 @@
 Meta-architectures that explain what they detect.
 
 They add no parameter and rename none, so every checkpoint of the Detectron2 model that they derive
-from loads unchanged, and training is that model's own.
+from loads unchanged. Training is that model's own, with one more loss where
+``MODEL.ODAM.LOSS.NAME`` names one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from .explainers import build_explainer
 from .fcos import ConfigurableFCOS
+from .losses import OdamTraining, build_odam_training
 from .settings import ExplainSettings
 from .state import borrowed
 
@@ -26,25 +28,42 @@ __all__ = ["OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
 class _Explaining:
     """
     Mixin in front of a model of Detectron2: in evaluation, its detections carry a field
-    ``odam_maps``. In training, and without targets, nothing is changed.
+    ``odam_maps``, and in training its losses have one on heat maps, ``loss_odam``. Without targets,
+    and without a loss, nothing is changed.
     """
 
     @configurable
-    def __init__(self, *, odam: ExplainSettings | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        odam: ExplainSettings | None = None,
+        odam_training: OdamTraining | None = None,
+        **kwargs,
+    ):
         """
         Args:
             odam: what to explain, and how; None for nothing.
+            odam_training: the loss on heat maps; None for none.
             **kwargs: as for the model of Detectron2.
         """
         super().__init__(**kwargs)
         self.odam = odam
+        self.odam_training = odam_training
+        if odam_training is not None:
+            self._training_view()  # what cannot be trained is refused at once
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {**super().from_config(cfg), "odam": ExplainSettings.from_config(cfg)}
+        return {
+            **super().from_config(cfg),
+            "odam": ExplainSettings.from_config(cfg),
+            "odam_training": build_odam_training(cfg),
+        }
 
     def forward(self, batched_inputs: list[dict]):
         """As the ``forward`` of the model of Detectron2."""
+        if self.training and self.odam_training is not None and self.odam_training.is_active:
+            return self._training_view().forward(batched_inputs)
         if self.training or not self._explains:
             return super().forward(batched_inputs)
         with self._view(batched_inputs) as view:
@@ -54,6 +73,11 @@ class _Explaining:
     @property
     def _explains(self) -> bool:
         return self.odam is not None and len(self.odam.targets) > 0
+
+    def _training_view(self) -> nn.Module:
+        """This model with one more loss."""
+        settings = (self.odam or ExplainSettings()).of_training()
+        return build_explainer(self, settings).training_view(self.odam_training)
 
     @contextmanager
     def _view(self, batched_inputs: list[dict]) -> Iterator[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -61,6 +61,14 @@ class ExplainSettings:
     @property
     def max_bytes(self) -> int:
         return int(self.chunk_mb * 2**20)
+
+    def of_training(self) -> ExplainSettings:
+        """
+        The maps that losses see: of the class logit, on what the head reads, group norm with
+        constant statistics (the exact way costs a pass of the head for each map).
+        """
+        changes = {"targets": ("class",), "score": "logit", "layer": ""}
+        return replace(self, **changes, norm_statistics="constant")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplainSettings:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
+from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
 from odam_d2.structures import OdamMaps
@@ -54,8 +55,9 @@ class Explainer(ABC):
     """
 
     def __init__(self, model: nn.Module, settings: ExplainSettings):
+        self.original = model
         # Without its own settings, a model of ours does not explain once more by itself.
-        self.model = view_of(model, odam=None)
+        self.model = view_of(model, odam=None, odam_training=None)
         self.settings = settings
         self.targets = parse_targets(settings.targets, self.num_classes, settings.class_names)
         parts = [target for target in self.targets if target.kind != "combined"]
@@ -81,6 +83,19 @@ class Explainer(ABC):
         The model with a field ``odam_maps`` in each ``Instances`` it returns; all else is the
         same, bit for bit.
         """
+
+    def training_view(self, training: OdamTraining) -> nn.Module:
+        """
+        The model whose losses, in training, have one more: that on the heat maps of its positives.
+        Build the explainer with :meth:`ExplainSettings.of_training`.
+
+        Raises:
+            UnsupportedModelError: the maps of this model cannot be trained.
+        """
+        raise UnsupportedModelError(
+            f"{type(self.model).__name__} is explained by {type(self).__name__}, which cannot "
+            "train heat maps: leave MODEL.ODAM.LOSS.NAME empty"
+        )
 
     @abstractmethod
     def explain_boxes(

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead, Windows
 from odam_d2.core.heatmap import smoothing_radius
+from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
 
 from .anchors import ORIGIN, Anchors, TracedDecoding, nearest_anchors
+from .dense_training import dense_training_view
 from .head import HeadExplainer
 from .reading import Evaluation, Reading
 from .towers import TracedTower, convolutions, is_local, with_constant_statistics
@@ -61,7 +63,8 @@ class DenseExplainer(HeadExplainer):
 
     Attributes:
         head_type: the head whose ``forward`` the towers describe.
-        towers: for each of the head's outputs, predictor and the tower that it reads.
+        towers: for each of the head's outputs, predictor and the tower that it reads. The first
+            one gives class logits, the second one what boxes are decoded from.
         local: whether windows can go through the towers of this very head.
         outputs: what the head gave for the batch at hand, for each predictor and level.
     """
@@ -111,13 +114,16 @@ class DenseExplainer(HeadExplainer):
     def head_way(self) -> str:
         if not self.local:
             return "autograd"
-        norms = {type(m) for name in self._names() for m in self._tower(name)}
+        norms = {type(m) for name in self._names() for m in self.tower(name)}
         return "window, constant statistics" if nn.GroupNorm in norms else "window"
 
     def view(self) -> nn.Module:
         return view_of(
-            self.model, _Explaining, children={"head": self._traced_head()}, odam_explainer=self
+            self.model, _Explaining, children={"head": self.traced_head()}, odam_explainer=self
         )
+
+    def training_view(self, training: OdamTraining) -> nn.Module:
+        return dense_training_view(self, training)
 
     def nearest(self, boxes: Boxes, anchors: list[Boxes]) -> Tensor:
         """(N, 2) level and index of the anchor that would be trained to find each box."""
@@ -130,7 +136,7 @@ class DenseExplainer(HeadExplainer):
         boxes: Sequence[Boxes],
         classes: Sequence[Tensor],
     ) -> Reading:
-        self.outputs = list(self._traced_head()(features))
+        self.outputs = list(self.traced_head()(features))
         anchors = self.model.anchor_generator(features)
         origins = [self.nearest(of_image, anchors) for of_image in boxes]
         return self.read_anchors(images, features, origins, classes)
@@ -147,11 +153,7 @@ class DenseExplainer(HeadExplainer):
             origins: for each image (n, 2), see :data:`ORIGIN`.
             classes: for each image (n,).
         """
-        anchors = self.model.anchor_generator(features)
-        per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
-        chosen = Anchors.of_origins(
-            list(origins), anchors, [f.shape[-1] for f in features], per_cell
-        )
+        chosen = self.anchors_at(features, origins)
         return Reading(
             images=images.tensor,
             image_sizes=images.image_sizes,
@@ -162,10 +164,20 @@ class DenseExplainer(HeadExplainer):
             origin=chosen,
         )
 
+    def anchors_at(self, features: list[Tensor], origins: Sequence[Tensor]) -> Anchors:
+        """
+        Args:
+            origins: for each image (n, 2), see :data:`ORIGIN`.
+        """
+        anchors = self.model.anchor_generator(features)
+        per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
+        widths = [feature.shape[-1] for feature in features]
+        return Anchors.of_origins(list(origins), anchors, widths, per_cell)
+
     def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
         head = self.model.head
         if self.settings.norm_statistics == "constant":
-            towers = {name: with_constant_statistics(self._tower(name)) for name in self._names()}
+            towers = {name: with_constant_statistics(self.tower(name)) for name in self._names()}
             head = view_of(head, children=towers)
         return self._decide(self._read(head(features), reading), reading)
 
@@ -206,7 +218,7 @@ class DenseExplainer(HeadExplainer):
             name for name in sorted(set(self.towers.values())) if hasattr(self.model.head, name)
         ]
 
-    def _tower(self, name: str) -> nn.Sequential:
+    def tower(self, name: str) -> nn.Sequential:
         return getattr(self.model.head, name)
 
     def _predictors(self, tower: str) -> list[nn.Conv2d]:
@@ -214,15 +226,15 @@ class DenseExplainer(HeadExplainer):
         return [getattr(self.model.head, p) for p, of in self.towers.items() if of == tower]
 
     def _dense_head(self, tower: str) -> DenseHead:
-        layers = [ConvLayer(conv.weight.detach()) for conv in convolutions(self._tower(tower))]
+        layers = [ConvLayer(conv.weight.detach()) for conv in convolutions(self.tower(tower))]
         return DenseHead(layers, torch.cat([p.weight.detach() for p in self._predictors(tower)]))
 
-    def _traced_head(self) -> nn.Module:
+    def traced_head(self) -> nn.Module:
         if not self.local:
             return self.model.head
         self.masks = {tower: [] for tower in self.towers.values()}
         traced = {
-            tower: view_of(self._tower(tower), TracedTower, odam_masks=masks)
+            tower: view_of(self.tower(tower), TracedTower, odam_masks=masks)
             for tower, masks in self.masks.items()
         }
         return view_of(self.model.head, children=traced)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.core.windows import join_windows, refine_windows
 from odam_d2.modeling.layers import captured, find_layer
+from odam_d2.modeling.losses import Labels, Positives
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.structures import OdamMaps
 
@@ -122,17 +123,44 @@ class HeadExplainer(Explainer):
         if self.settings.layer:
             return self._layer_maps(reading)
         values, origins, evaluation = self.heat_maps(reading)
+        return self.pack(values, **self.geometry(reading, origins)), evaluation
+
+    def geometry(self, reading: Reading, origins: Tensor) -> dict[str, Tensor]:
+        """
+        What ``OdamMaps`` wants to know of windows of the features that the head read.
+
+        Args:
+            origins: (N, 2), see :meth:`heat_maps`.
+        """
         level = reading.levels.amin(dim=1)
         grids = origins.new_tensor([feature.shape[-2:] for feature in reading.features])
-        maps = self.pack(
-            values,
-            origins=origins,
-            strides=values.new_tensor(self.strides)[level],
-            grid_sizes=grids[level],
-            image_sizes=origins.new_tensor(reading.image_sizes)[reading.image],
-            levels=level,
-        )
-        return maps, evaluation
+        return {
+            "origins": origins,
+            "strides": reading.features[0].new_tensor(self.strides)[level],
+            "grid_sizes": grids[level],
+            "image_sizes": origins.new_tensor(reading.image_sizes)[reading.image],
+            "levels": level,
+        }
+
+    def positives(
+        self, reading: Reading, windows: tuple[Tensor, Tensor], labels: list[Labels], stride: float
+    ) -> list[Positives]:
+        """
+        What a loss sees of each image.
+
+        Args:
+            reading: the chosen positives of the batch, N > 0.
+            windows: their maps (N, 1, h, w), with a graph, and origins (N, 2).
+            labels: of each image's.
+            stride: pixels of the network's input per cell of the grid for all maps of an image.
+        """
+        values, origins = windows
+        maps = self.pack(values, **self.geometry(reading, origins))
+        split = split_by_image(maps, reading.counts())
+        return [
+            Positives(of_image.on_grid(stride)[:, 0], of_labels)
+            for of_image, of_labels in zip(split, labels, strict=True)
+        ]
 
     @torch.enable_grad()
     def _layer_maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:

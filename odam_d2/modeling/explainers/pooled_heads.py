@@ -25,6 +25,7 @@ __all__ = [
     "POOLED",
     "PROPOSALS",
     "PooledHead",
+    "Regions",
     "Stage",
     "TracedHead",
     "finite_rows",
@@ -36,6 +37,22 @@ PROPOSALS = "odam_proposals"
 
 POOLED = "odam_pooled"
 """Field of traced detections, where it was cheap to keep: (N, S, C, R, R), what was pooled."""
+
+
+class Regions(NamedTuple):
+    """
+    What was pooled for each of N detections, by each of S stages.
+
+    Attributes:
+        boxes: (N, S, 4), XYXY in pixels of the network's input.
+        pooled: (N, S, C, R, R), or None: to be pooled again.
+    """
+
+    boxes: Tensor
+    pooled: Tensor | None = None
+
+    def select(self, index: Tensor) -> Regions:
+        return Regions(self.boxes[index], None if self.pooled is None else self.pooled[index])
 
 
 class Stage(NamedTuple):

@@ -6,7 +6,6 @@ over all instances gives every instance's gradient (design: "two-stage heads").
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -16,12 +15,14 @@ from torch import Tensor, nn
 from odam_d2.core.errors import InputError
 from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
+from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
 
 from .base import register_explainer
 from .head import HeadExplainer
-from .pooled_heads import POOLED, PROPOSALS, pooled_head
+from .pooled_heads import POOLED, PROPOSALS, Regions, pooled_head
+from .rcnn_training import rcnn_training_view
 from .reading import Evaluation, Reading
 
 __all__ = ["RCNNExplainer"]
@@ -45,22 +46,6 @@ class _Explaining:
         reading = explainer.read_regions(images, features, Regions(boxes, pooled), classes)
         explainer.explain_detections(reading, instances)
         return instances, losses
-
-
-class Regions(NamedTuple):
-    """
-    What was pooled for each of N detections, by each of S stages.
-
-    Attributes:
-        boxes: (N, S, 4), XYXY in pixels of the network's input.
-        pooled: (N, S, C, R, R), or None: to be pooled again.
-    """
-
-    boxes: Tensor
-    pooled: Tensor | None = None
-
-    def select(self, index: Tensor) -> Regions:
-        return Regions(self.boxes[index], None if self.pooled is None else self.pooled[index])
 
 
 @register_explainer(GeneralizedRCNN)
@@ -101,6 +86,9 @@ class RCNNExplainer(HeadExplainer):
     def view(self) -> nn.Module:
         roi_heads = view_of(self.head.traced, _Explaining, odam_explainer=self)
         return view_of(self.model, children={"roi_heads": roi_heads})
+
+    def training_view(self, training: OdamTraining) -> nn.Module:
+        return rcnn_training_view(self, training)
 
     def read_boxes(
         self,
@@ -203,7 +191,7 @@ class RCNNExplainer(HeadExplainer):
             ]
         evaluation = Evaluation(*(part.detach() for part in evaluation))
         windows = [
-            self._stage_windows(reading, stage, list(of_stage))
+            self.stage_windows(reading, stage, list(of_stage))
             for stage, of_stage in enumerate(zip(*gradients, strict=True))
         ]
         values, origins = add_windows(windows)
@@ -225,7 +213,7 @@ class RCNNExplainer(HeadExplainer):
             image, level, target = where.tolist()
             yield index, reading.features[level][image], boxes[index], level, target
 
-    def _stage_windows(
+    def stage_windows(
         self, reading: Reading, stage: int, gradients: list[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         """

@@ -9,6 +9,7 @@ from functools import singledispatch
 from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from odam_d2.core.gradients import precise
 from odam_d2.modeling.views import view_of
 
 __all__ = ["TracedTower", "convolutions", "is_local", "norm_scale", "with_constant_statistics"]
@@ -25,7 +26,7 @@ class TracedTower:
         masks, scale = [], None
         for module in self:
             if not isinstance(module, (nn.Conv2d, nn.ReLU)):
-                scale = norm_scale(module, x)
+                scale = norm_scale(module, precise(x))
             x = module(x)
             if isinstance(module, nn.ReLU):
                 active = x > 0
@@ -40,8 +41,10 @@ def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
     """
     Derivative of a normalisation by its input where mean and variance count as constants.
 
+    A batch norm in training mode takes those of the batch.
+
     Args:
-        norm: the layer, in eval mode, before it is called.
+        norm: the layer, before it is called.
         x: (I, C, H, W), its input.
 
     Returns:
@@ -52,8 +55,9 @@ def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
 
 @norm_scale.register
 def _(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    scale = (norm.running_var + norm.eps).rsqrt()
-    return (scale if norm.weight is None else norm.weight.detach() * scale)[None]
+    variance = x.var(dim=(0, 2, 3), correction=0) if norm.training else norm.running_var
+    scale = (variance + norm.eps).rsqrt()
+    return (scale if norm.weight is None else norm.weight * scale)[None]
 
 
 @norm_scale.register
@@ -64,15 +68,15 @@ def _(norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
 @norm_scale.register
 def _(norm: CycleBatchNormList, x: Tensor) -> Tensor:
     scale = norm_scale(norm[norm._pos], x)  # the one of this level
-    return scale * norm.weight.detach() if norm._affine else scale
+    return scale * norm.weight if norm._affine else scale
 
 
 @norm_scale.register
 def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    groups = x.detach().reshape(len(x), norm.num_groups, -1)
+    groups = x.reshape(len(x), norm.num_groups, -1)
     scale = (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
     scale = scale.repeat_interleave(x.shape[1] // norm.num_groups, dim=1)
-    return scale if norm.weight is None else norm.weight.detach() * scale
+    return scale if norm.weight is None else norm.weight * scale
 
 
 class ConstantStatistics:
@@ -80,7 +84,7 @@ class ConstantStatistics:
 
     def forward(self, x):
         values = super().forward(x.detach())
-        return values + (x - x.detach()) * norm_scale(self, x)[:, :, None, None]
+        return values + (x - x.detach()) * norm_scale(self, x.detach())[:, :, None, None]
 
 
 def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:

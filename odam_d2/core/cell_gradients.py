@@ -1,0 +1,67 @@
+"""
+Heat maps of single outputs of a dense head, with a graph: what Odam-Train differentiates again.
+
+:mod:`odam_d2.core.dense_windows` does the same for explaining, faster and without a graph; its
+docstring says why windows are enough.
+
+Shape shorthand: N outputs, C channels, I images, h side of a window in cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .dense_windows import LevelMaps, OutputCells, Windows, cells_inside, gather_windows
+from .heatmap import smooth, smoothing_radius
+
+__all__ = ["cell_heat_maps"]
+
+
+def cell_heat_maps(
+    kernels: Sequence[Tensor],
+    outputs: Tensor,
+    derivatives: Sequence[LevelMaps],
+    features: LevelMaps,
+    cells: OutputCells,
+    sigma: float = 0.0,
+) -> Windows:
+    """
+    ``ReLU(sum_c Phi(dY[i] / dA)[c] * A[c])`` for outputs Y[i] of a predictor that reads a tower of
+    convolutions, on windows, differentiable with respect to every tensor.
+
+    Args:
+        kernels: (Cout, Cin, k, k) weight of each convolution of the tower, in forward order: stride
+            1, zero padding k // 2, k odd.
+        outputs: (N, C, k, k), weight of the predictor for each of the outputs.
+        derivatives: for each convolution, the derivative of the nonlinearity after it at every
+            cell, (I, Cout, H, W) of each level, bool (was the ReLU active?) or float.
+        features: A, (I, C, H, W) of each level.
+        cells: where the outputs are read, N of them.
+        sigma: standard deviation in cells of the Gaussian Phi, 0 for none. It widens the windows.
+
+    Returns:
+        Windows of values (N, 1, h, h).
+    """
+    sizes = [(level.shape[-2], level.shape[-1]) for level in features]
+    gradient, radius = outputs, outputs.shape[-1] // 2
+    for kernel, derivative in zip(reversed(kernels), reversed(derivatives), strict=True):
+        window = gather_windows(derivative, cells, radius).permute(2, 3, 0, 1)
+        # Outside the level there is only padding: nothing may flow through it.
+        window = window * _inside(sizes, cells, radius)
+        gradient = F.conv_transpose2d(gradient * window.to(gradient.dtype), kernel)
+        radius += kernel.shape[-1] // 2
+    gradient = gradient * _inside(sizes, cells, radius)
+    margin = smoothing_radius(sigma)
+    gradient = smooth(F.pad(gradient, (margin,) * 4), sigma)
+    radius += margin
+    feature = gather_windows(features, cells, radius).permute(2, 3, 0, 1)
+    values = (gradient * feature * _inside(sizes, cells, radius)).sum(dim=1, keepdim=True).relu()
+    return Windows(values, cells.row - radius, cells.column - radius)
+
+
+def _inside(sizes: Sequence[tuple[int, int]], cells: OutputCells, radius: int) -> Tensor:
+    """Which cells of the windows lie on their level, (N, 1, h, h) bool."""
+    return cells_inside(sizes, cells, radius).permute(2, 0, 1)[:, None]
