@@ -3,10 +3,11 @@
 import os
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from torch import nn
 
+from .heat_map_hook import HeatMapImages
 from .training import nothing_lost
 from .weights import checkpoint_errors, starting_weights
 
@@ -35,6 +36,15 @@ class Trainer(DefaultTrainer):
         """COCO evaluation of one data set; predictions are kept in ``OUTPUT_DIR/inference``."""
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return COCOEvaluator(dataset_name, output_dir=output_dir)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks."""
+        found = super().build_hooks()
+        node = self.cfg.MODEL.get("ODAM")
+        if node is not None and node.LOSS.NAME and node.LOSS.VIS_PERIOD > 0:
+            # Before the writers, which write what the storage has.
+            found.insert(0, HeatMapImages(self.cfg, node.LOSS.VIS_PERIOD))
+        return found
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2, with a :class:`UserError` for a file that is no checkpoint."""

@@ -5,9 +5,11 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
-from training_cases import labelled_images, losses_of, training_model
+from training_cases import Recorder, labelled_images, losses_of, training_model
 
-from odam_d2.modeling.losses import Positives
+from odam_d2.core.errors import InputError
+from odam_d2.modeling import UnsupportedModelError
+from odam_d2.modeling.losses import ODAM_LOSS_REGISTRY, Positives
 
 
 class FixedBoxes(nn.Module):
@@ -96,3 +98,173 @@ def test_gradient_is_that_of_finite_differences(case):
         found = (gradient * direction).sum().item()
         assert found == pytest.approx(expected, rel=2e-3, abs=1e-7)
         assert abs(found) > 1e-8
+
+
+ALL = ["fpn", "c4", "cascade", "retinanet", "fcos"]
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_other_losses_and_random_numbers_stay_as_they_are(case):
+    """Bit for bit, and the next random number is the same: no sampling is disturbed."""
+    model, inputs = training_model(case), labelled_images()
+    with_loss, _ = losses_of(model, inputs)
+    after = torch.rand(1)
+    plain_model = training_model(case, "MODEL.ODAM.LOSS.NAME", "")
+    assert plain_model.odam_training is None
+    plain, _ = losses_of(plain_model, inputs)
+    assert torch.equal(after, torch.rand(1))
+    assert set(with_loss) == {*plain, "loss_odam"}
+    for name, value in plain.items():
+        assert torch.equal(value, with_loss[name]), name
+    assert model.state_dict().keys() == plain_model.state_dict().keys()
+
+
+def test_what_a_model_keeps_between_iterations_is_kept():
+    """RetinaNet's running mean of positives is an attribute that its forward sets."""
+    model, inputs = training_model("retinanet"), labelled_images()
+    before = model.loss_normalizer if hasattr(model, "loss_normalizer") else None
+    losses_of(model, inputs)
+    first = model.loss_normalizer
+    losses_of(model, inputs)
+    plain = training_model("retinanet", "MODEL.ODAM.LOSS.NAME", "")
+    for _ in range(2):
+        losses_of(plain, inputs)
+    assert before != first != model.loss_normalizer == plain.loss_normalizer
+
+
+def test_running_statistics_change_once():
+    """Heads of positives run again for their maps, and must not count twice."""
+    norms = ["MODEL.ROI_BOX_HEAD.NORM", "BN"]
+    model = training_model("conv_head", *norms)
+    plain = training_model("conv_head", *norms, "MODEL.ODAM.LOSS.NAME", "")
+    for trained in (model, plain):
+        losses_of(trained, labelled_images())
+    for (name, found), expected in zip(model.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(found, expected), name
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("iteration", "share"), [(0, None), (9, None), (10, 0.25), (12, 0.75), (13, 1), (99, 1)]
+)
+def test_weight_starts_and_warms_up(iteration, share):
+    schedule = ["MODEL.ODAM.LOSS.START_ITER", 10, "MODEL.ODAM.LOSS.WARMUP_ITERS", 4]
+    model = training_model("retinanet", *schedule, "MODEL.ODAM.LOSS.WEIGHT", 2.0)
+    losses, scalars = losses_of(model, labelled_images(), iteration)
+    if share is None:
+        assert "loss_odam" not in losses
+        return
+    full, _ = losses_of(
+        training_model("retinanet", "MODEL.ODAM.LOSS.WEIGHT", 1.0), labelled_images()
+    )
+    assert losses["loss_odam"].item() == pytest.approx(2 * share * full["loss_odam"].item())
+    assert {"odam/same_correlation", "odam/different_correlation", "odam/pair_auc"} <= set(scalars)
+    assert scalars["odam/num_same_pairs"] > 0
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_weight_zero_measures_and_trains_nothing(case):
+    model, inputs = training_model(case, "MODEL.ODAM.LOSS.WEIGHT", 0.0), labelled_images()
+    losses, scalars = losses_of(model, inputs)
+    assert losses["loss_odam"] == 0
+    losses["loss_odam"].backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    _, expected = losses_of(training_model(case), inputs)
+    for name in expected:
+        if name.startswith("odam/"):
+            assert scalars[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("case", ["fpn", "retinanet", "fcos"])
+def test_first_order_trains_the_features_only(case):
+    """As the authors' code: the gradient that maps are made of counts as a constant."""
+    inputs = labelled_images()
+    second, first = (
+        training_model(case, "MODEL.ODAM.LOSS.SECOND_ORDER", order) for order in (True, False)
+    )
+    values = [losses_of(model, inputs)[0]["loss_odam"] for model in (second, first)]
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+    for value in values:
+        value.backward()
+    of_head = [
+        (m.roi_heads.box_head.fc1 if case == "fpn" else m.head.cls_subnet[0]).weight.grad
+        for m in (second, first)
+    ]
+    assert of_head[0].any()
+    assert of_head[1] is None or not of_head[1].any()
+    assert first.backbone.fpn_output3.weight.grad.any()
+
+
+# Not FCOS: fvcore's GIoU loss, which it uses, mixes dtypes under autocast by itself.
+@pytest.mark.parametrize("case", ["fpn", "retinanet"])
+def test_maps_are_float32_under_autocast(case):
+    model, inputs = training_model(case), labelled_images()
+    recorder = model.odam_training.loss = Recorder(model.odam_training.loss)
+    with torch.autocast("cpu", torch.float16):
+        losses, _ = losses_of(model, inputs)
+    (batch,) = recorder.batches
+    assert all(positives.maps.dtype == torch.float32 for positives in batch)
+    exact, _ = losses_of(training_model(case), inputs)
+    # Features have the eleven bits of half precision; the arithmetic on them loses no more.
+    assert losses["loss_odam"].dtype == torch.float32
+    assert losses["loss_odam"].item() == pytest.approx(exact["loss_odam"].item(), rel=0.05)
+    losses["loss_odam"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_gradients_accumulate():
+    """Two backward passes before a step add up, as gradient accumulation needs."""
+    model, inputs = training_model("retinanet"), labelled_images()
+    weight = model.head.cls_subnet[0].weight
+    single = []
+    for image in inputs:
+        (gradient,) = torch.autograd.grad(losses_of(model, [image])[0]["loss_odam"], weight)
+        single.append(gradient)
+    for image in inputs:
+        losses_of(model, [image])[0]["loss_odam"].backward()
+    assert torch.allclose(weight.grad, sum(single), rtol=1e-5, atol=1e-9)
+
+
+def test_a_loss_of_ones_own_by_its_name():
+    class MapsSum(nn.Module):
+        """Two parameters' worth of a loss."""
+
+        def __init__(self, cfg):
+            super().__init__()
+            self.scale = cfg.MODEL.ODAM.LOSS.CLAMP
+
+        def forward(self, batch):
+            return self.scale * sum(positives.maps.sum() for positives in batch)
+
+    ODAM_LOSS_REGISTRY._do_register("MapsSum", MapsSum)
+    try:
+        model = training_model("fpn", loss="MapsSum")
+        losses, _ = losses_of(model, labelled_images())
+    finally:
+        ODAM_LOSS_REGISTRY._obj_map.pop("MapsSum")
+    assert losses["loss_odam"] > 0
+
+
+@pytest.mark.parametrize(
+    ("opts", "sentence"),
+    [
+        (["NAME", "OdamTrain"], "'OdamTrain'; the registered losses are OdamTrainLoss"),
+        (["WEIGHT", -0.1], "WEIGHT is -0.1; it must be 0 or more"),
+        (["WEIGHT", float("nan")], "WEIGHT is nan; it must be 0 or more"),
+        (["START_ITER", -1], "START_ITER is -1"),
+        (["MAX_SAMPLES", 0], "MAX_SAMPLES is 0; it must be 1 or more"),
+        (["GRID_STRIDE", 0], "GRID_STRIDE is 0"),
+        (["CLAMP", 0.5], "CLAMP is 0.5; it must be above 0 and below 0.5"),
+        (["MIN_OVERLAP", 1.0], "MIN_OVERLAP is 1.0"),
+    ],
+)
+def test_wrong_values_are_named(opts, sentence):
+    key, value = opts
+    with pytest.raises(InputError, match=f"^MODEL.ODAM.LOSS.{key}") as error:
+        training_model("retinanet", f"MODEL.ODAM.LOSS.{key}", value)
+    assert sentence in str(error.value)
+
+
+def test_towers_that_cannot_be_trained_are_refused_at_once():
+    with pytest.raises(UnsupportedModelError, match="SyncBN"):
+        training_model("retinanet", "MODEL.RETINANET.NORM", "SyncBN")

@@ -65,12 +65,11 @@ class _Training:
     def forward_training(self, images, features, predictions, gt_instances):
         losses = super().forward_training(images, features, predictions, gt_instances)
         explainer, training = self.odam_explainer, self.odam_loss
-        if not training.trains:
-            features = [feature.detach() for feature in features]
+        read = features if training.trains else [feature.detach() for feature in features]
         try:
-            with torch.autocast(features[0].device.type, enabled=False):
+            with torch.autocast(read[0].device.type, enabled=False):
                 batch = _positives(
-                    explainer, images, features, predictions, self.odam_labels, training
+                    explainer, images, read, predictions, self.odam_labels, training
                 )
         finally:
             explainer.forget()

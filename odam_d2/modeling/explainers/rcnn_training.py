@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from odam_d2.core.gradients import precise
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.views import view_of, with_replaced
 
-from .pooled_heads import Regions, Stage
+from .pooled_heads import Regions, Stage, pooled_head
 
 if TYPE_CHECKING:
     from .rcnn import RCNNExplainer
@@ -40,8 +42,32 @@ def rcnn_training_view(explainer: RCNNExplainer, training: OdamTraining) -> nn.M
         odam_loss=training,
         odam_matched=matched,
     )
+    explainer.head = pooled_head(_with_constant_masks(explainer.model.roi_heads))
     children = {"roi_heads": roi_heads}
     return view_of(explainer.model, children=children, writes_to=explainer.original)
+
+
+def _relu(x: Tensor) -> Tensor:
+    """
+    ReLU whose derivative counts as a constant, which it is nearly everywhere. Differentiating
+    torch's own twice sends zeros back through the whole head, and through RoIAlign.
+    """
+    return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+class _ConstantMask:
+    """Mixin for ``nn.ReLU``, see :func:`_relu`."""
+
+    def forward(self, x):
+        return _relu(x)
+
+
+def _with_constant_masks(roi_heads: nn.Module) -> nn.Module:
+    """ROI heads that compute the same."""
+    masked = {m: view_of(m, _ConstantMask) for m in roi_heads.modules() if type(m) is nn.ReLU}
+    convolutions = (m for m in roi_heads.modules() if isinstance(m, Conv2d))
+    masked |= {m: view_of(m, activation=_relu) for m in convolutions if m.activation is F.relu}
+    return with_replaced(roi_heads, masked)
 
 
 class _RecordingPredictor:

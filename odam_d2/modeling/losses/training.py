@@ -119,7 +119,10 @@ class OdamTraining(nn.Module):
         storage, losses = get_event_storage(), []
         for number, batch in enumerate(stages):
             scope = storage.name_scope(f"stage{number}")  # as Detectron2's cascade does
-            with scope if len(stages) > 1 else contextlib.nullcontext():
+            with (
+                scope if len(stages) > 1 else contextlib.nullcontext(),
+                torch.autocast(graph.device.type, enabled=False),
+            ):
                 losses.append(self.loss(batch))
         total = torch.stack(losses).mean() * self.weight_at(storage.iter)
         return total if total.requires_grad else total + graph.float().sum() * 0
