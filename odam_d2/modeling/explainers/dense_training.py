@@ -68,9 +68,7 @@ class _Training:
         read = features if training.trains else [feature.detach() for feature in features]
         try:
             with torch.autocast(read[0].device.type, enabled=False):
-                batch = _positives(
-                    explainer, images, read, predictions, self.odam_labels, training
-                )
+                batch = _positives(explainer, images, read, predictions, self.odam_labels, training)
         finally:
             explainer.forget()
         losses[LOSS] = training([batch], features[-1])
