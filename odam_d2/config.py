@@ -53,6 +53,7 @@ def _add_odam_keys(cfg: CN) -> None:
     cfg.MODEL.ODAM.CHUNK_MB = 64
 
     cfg.MODEL.ODAM.LOSS = _loss_keys()
+    cfg.MODEL.ODAM.NMS = _nms_keys()
 
 
 def _loss_keys() -> CN:
@@ -95,6 +96,40 @@ def _loss_keys() -> CN:
     # Detectron2's event storage, such as TensorBoard. 0 is never.
     loss.VIS_PERIOD = 0
     return loss
+
+
+def _nms_keys() -> CN:
+    """What takes the place of Detectron2's NMS at inference. Training does not change."""
+    nms = CN()
+
+    # An entry of ODAM_NMS_REGISTRY: "nms" (Detectron2's, with its own threshold, and a record),
+    # "soft_nms" or "odam_nms". "" leaves Detectron2 as it is.
+    nms.NAME = ""
+
+    # odam_nms: a candidate stays beside a kept one of its class if their boxes' IoU is at most
+    # IOU_THRESH and their maps' correlation below SIM_THRESH_HIGH, or the IoU is above it and the
+    # correlation below SIM_THRESH_LOW. All in [0, 1], low <= high. The authors' values for
+    # two-stage detectors; for one-stage ones 0.5, 0.8, 0.2.
+    nms.IOU_THRESH = 0.6
+    nms.SIM_THRESH_HIGH = 0.7
+    nms.SIM_THRESH_LOW = 0.3
+
+    # odam_nms: maps are compared on a grid with cells of this many pixels of the network's input.
+    nms.GRID_STRIDE = 16
+
+    # soft_nms: "linear" lowers a score by the factor 1 - IoU where the IoU is above
+    # SOFT_IOU_THRESH, in [0, 1]; "gaussian" by exp(-IoU^2 / SOFT_SIGMA), above 0.
+    nms.SOFT_METHOD = "linear"
+    nms.SOFT_IOU_THRESH = 0.3
+    nms.SOFT_SIGMA = 0.5
+
+    # soft_nms: what falls to this score or below is no detection any more, in [0, 1].
+    nms.SOFT_SCORE_THRESH = 0.001
+
+    # Whether outputs have, beside "instances", "candidates": all of them, kept or not, with the one
+    # that suppressed each, IoU and correlation. Needs a NAME.
+    nms.RECORD = False
+    return nms
 
 
 def _add_fcos_keys(cfg: CN) -> None:

@@ -169,9 +169,9 @@ def soft_nms(
     """
     _check_unit("iou_thresh", iou_thresh)
     if method not in ("linear", "gaussian"):
-        raise InputError(f"the method of soft NMS is {method!r}; it must be linear or gaussian")
+        raise InputError(f"method is {method!r}; it must be linear or gaussian")
     if not sigma > 0:
-        raise InputError(f"sigma of soft NMS is {sigma}; it must be above 0")
+        raise InputError(f"sigma is {sigma}; it must be above 0")
     record = _Record(boxes)
     for index in _by_class(scores, classes):
         iou = box_iou(boxes[index])

@@ -44,8 +44,8 @@ def explain(
             ``"right"``, ``"bottom"`` (how far that side reaches outward), ``"combined"`` (the
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
-            ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``); the default is what the
-            model was configured with.
+            ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``); the
+            default is what the model was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
@@ -59,7 +59,7 @@ def explain(
     with borrowed(model):
         explainer = _explainer(model, targets, settings)
         explainer.check_inputs(batched_inputs)
-        return explainer.view()(batched_inputs)
+        return explainer.add_candidates(explainer.view()(batched_inputs))
 
 
 def explain_boxes(

@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.meta_arch import RetinaNet
 from torch import nn
 
-from .explainers import build_explainer
+from .explainers import Explainer, build_explainer
 from .fcos import ConfigurableFCOS
 from .losses import OdamTraining, build_odam_training
 from .settings import ExplainSettings
@@ -66,26 +66,26 @@ class _Explaining:
             return self._training_view().forward(batched_inputs)
         if self.training or not self._explains:
             return super().forward(batched_inputs)
-        with self._view(batched_inputs) as view:
+        with self._explainer(batched_inputs) as explainer:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
-            return view.forward(batched_inputs)
+            return explainer.add_candidates(explainer.view().forward(batched_inputs))
 
     @property
     def _explains(self) -> bool:
-        return self.odam is not None and len(self.odam.targets) > 0
+        return self.odam is not None and (len(self.odam.targets) > 0 or self.odam.nms is not None)
 
     def _training_view(self) -> nn.Module:
         """This model with one more loss."""
-        settings = (self.odam or ExplainSettings()).of_training()
+        settings = (self.odam or ExplainSettings()).of_class_logit()
         return build_explainer(self, settings).training_view(self.odam_training)
 
     @contextmanager
-    def _view(self, batched_inputs: list[dict]) -> Iterator[nn.Module]:
-        """This model as its explainer runs it, in evaluation mode."""
+    def _explainer(self, batched_inputs: list[dict]) -> Iterator[Explainer]:
+        """The explainer of this model, in evaluation mode."""
         with borrowed(self):
             explainer = build_explainer(self, self.odam)
             explainer.check_inputs(batched_inputs)
-            yield explainer.view()
+            yield explainer
 
 
 @META_ARCH_REGISTRY.register()
@@ -99,8 +99,9 @@ class OdamRCNN(_Explaining, GeneralizedRCNN):
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
         if not self._explains or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with self._view(batched_inputs) as view:
-            return view.inference(batched_inputs, do_postprocess=do_postprocess)
+        with self._explainer(batched_inputs) as explainer:
+            found = explainer.view().inference(batched_inputs, do_postprocess=do_postprocess)
+            return explainer.add_candidates(found) if do_postprocess else found
 
 
 @META_ARCH_REGISTRY.register()
@@ -114,8 +115,9 @@ class OdamPanopticFPN(_Explaining, PanopticFPN):
         """As ``PanopticFPN.inference``."""
         if not self._explains:
             return super().inference(batched_inputs, do_postprocess)
-        with self._view(batched_inputs) as view:
-            return view.inference(batched_inputs, do_postprocess)
+        with self._explainer(batched_inputs) as explainer:
+            found = explainer.view().inference(batched_inputs, do_postprocess)
+            return explainer.add_candidates(found) if do_postprocess else found
 
 
 @META_ARCH_REGISTRY.register()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.nms import Suppression
 from odam_d2.core.targets import DEFAULT_TARGETS
+
+from .nms import Candidates, build_odam_nms
 
 __all__ = ["NORM_STATISTICS", "SCORES", "ExplainSettings"]
 
@@ -32,6 +35,8 @@ class ExplainSettings:
             makes such a head local and fast.
         chunk_mb: bound on temporary tensors, in MB.
         class_names: names of the classes by id, where they are known.
+        nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
+        record: whether outputs have all candidates and what became of them, too; needs ``nms``.
     """
 
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -41,6 +46,8 @@ class ExplainSettings:
     norm_statistics: str = "exact"
     chunk_mb: float = 64
     class_names: Sequence[str] | None = None
+    nms: Callable[[Candidates], Suppression] | None = None
+    record: bool = False
 
     def __post_init__(self):
         if self.score not in SCORES:
@@ -57,18 +64,21 @@ class ExplainSettings:
             )
         if not self.chunk_mb > 0:
             raise InputError(f"MODEL.ODAM.CHUNK_MB is {self.chunk_mb}; it must be positive")
+        if self.record and self.nms is None:
+            raise InputError("MODEL.ODAM.NMS.RECORD needs an NMS that is recorded; set its NAME")
 
     @property
     def max_bytes(self) -> int:
         return int(self.chunk_mb * 2**20)
 
-    def of_training(self) -> ExplainSettings:
+    def of_class_logit(self) -> ExplainSettings:
         """
-        The maps that losses see: of the class logit, on what the head reads, group norm with
-        constant statistics (the exact way costs a pass of the head for each map).
+        The maps that are compared, by losses and by NMS: of the class logit, on what the head
+        reads, group norm with constant statistics (the exact way costs a pass of the head for each
+        map).
         """
-        changes = {"targets": ("class",), "score": "logit", "layer": ""}
-        return replace(self, **changes, norm_statistics="constant")
+        changes = {"targets": ("class",), "score": "logit", "layer": "", "nms": None}
+        return replace(self, **changes, norm_statistics="constant", record=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplainSettings:
@@ -87,6 +97,8 @@ class ExplainSettings:
             norm_statistics=node.NORM_STATISTICS,
             chunk_mb=node.CHUNK_MB,
             class_names=_class_names(cfg),
+            nms=build_odam_nms(cfg),
+            record=node.NMS.RECORD,
         )
 
 

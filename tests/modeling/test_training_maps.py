@@ -151,7 +151,7 @@ def assert_dense_maps(model, inputs, batch, labelled):
         classes.append(of_image[rows])
     assert [len(p) for p in batch] == [len(c) for c in classes]
     assert min(len(p) for p in batch) > 3
-    explainer = build_explainer(model, ExplainSettings().of_training())
+    explainer = build_explainer(model, ExplainSettings().of_class_logit())
     with torch.no_grad():
         images = model.preprocess_image(inputs)
         features = model.backbone(images.tensor)

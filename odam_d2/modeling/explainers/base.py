@@ -59,10 +59,17 @@ class Explainer(ABC):
         # Without its own settings, a model of ours does not explain once more by itself.
         self.model = view_of(model, odam=None, odam_training=None)
         self.settings = settings
-        self.targets = parse_targets(settings.targets, self.num_classes, settings.class_names)
+        # Where there is another NMS, a model may be run for it alone.
+        asked = bool(settings.targets) or settings.nms is None
+        self.targets = (
+            parse_targets(settings.targets, self.num_classes, settings.class_names) if asked else ()
+        )
+        self.records: list[Instances] = []
         parts = [target for target in self.targets if target.kind != "combined"]
         # "combined" alone is the maximum over the default targets.
-        self.parts: tuple[Target, ...] = tuple(parts) or parse_targets(DEFAULT_TARGETS, 1)
+        self.parts: tuple[Target, ...] = tuple(parts)
+        if self.targets and not parts:
+            self.parts = parse_targets(DEFAULT_TARGETS, 1)
 
     @property
     @abstractmethod
@@ -84,10 +91,25 @@ class Explainer(ABC):
         same, bit for bit.
         """
 
+    def add_candidates(self, outputs: list[dict]) -> list[dict]:
+        """
+        Add to outputs of :meth:`view`, postprocessed, what NMS was given, where that is recorded.
+        """
+        for output, candidates in zip(outputs, self.records, strict=False):
+            height, width = output["instances"].image_size
+            rows, columns = candidates.image_size
+            boxes = candidates.pred_boxes.clone()
+            boxes.scale(width / columns, height / rows)
+            boxes.clip((height, width))
+            fields = candidates.get_fields() | {"pred_boxes": boxes}
+            output["candidates"] = Instances((height, width), **fields)
+        self.records = []
+        return outputs
+
     def training_view(self, training: OdamTraining) -> nn.Module:
         """
         The model whose losses, in training, have one more: that on the heat maps of its positives.
-        Build the explainer with :meth:`ExplainSettings.of_training`.
+        Build the explainer with :meth:`ExplainSettings.of_class_logit`.
 
         Raises:
             UnsupportedModelError: the maps of this model cannot be trained.

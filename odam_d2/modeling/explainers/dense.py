@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead, Windows
@@ -26,6 +26,7 @@ from .anchors import ORIGIN, Anchors, TracedDecoding, nearest_anchors
 from .dense_training import dense_training_view
 from .head import HeadExplainer
 from .reading import Evaluation, Reading
+from .suppression import ALL, NO_NMS, lower_scores
 from .towers import TracedTower, convolutions, is_local, with_constant_statistics
 
 __all__ = ["DenseExplainer"]
@@ -42,12 +43,9 @@ class _Explaining(TracedDecoding):
             for levels, size in zip(predictions, explainer.output_sizes, strict=True)
         ]
         results = super().forward_inference(images, features, predictions)
-        origins = [found.get(ORIGIN) for found in results]
-        classes = [found.pred_classes for found in results]
-        explainer.outputs = kept
-        reading = explainer.read_anchors(images, features, origins, classes)
+        explainer.outputs = explainer.tracing.outputs = kept
         try:
-            explainer.explain_detections(reading, results)
+            results = explainer.explain_traced(images, features, results)
         finally:
             explainer.forget()
         for found in results:
@@ -118,9 +116,38 @@ class DenseExplainer(HeadExplainer):
         return "window, constant statistics" if nn.GroupNorm in norms else "window"
 
     def view(self) -> nn.Module:
+        nms = self.settings.nms is not None
+        state = {"test_nms_thresh": NO_NMS, "max_detections_per_image": ALL} if nms else {}
+        head = self.tracing.traced_head()
+        self.masks = self.tracing.masks
         return view_of(
-            self.model, _Explaining, children={"head": self.traced_head()}, odam_explainer=self
+            self.model, _Explaining, children={"head": head}, odam_explainer=self, **state
         )
+
+    @property
+    def tracing(self) -> DenseExplainer:
+        """
+        The explainer that sees what the head does: that of the maps that an NMS compares, which
+        goes through every head that this one can go through, or this one.
+        """
+        nms = self.settings.nms
+        return self.comparing if nms is not None and nms.needs_maps else self
+
+    def explain_traced(
+        self, images: ImageList, features: list[Tensor], results: list[Instances]
+    ) -> list[Instances]:
+        """Choose among traced detections, where an NMS asks for that, and explain them."""
+        origins = [found.get(ORIGIN) for found in results]
+        classes = [found.pred_classes for found in results]
+        reading = self.read_anchors(images, features, origins, classes)
+        if self.settings.nms is not None:
+            limits = (self.model.test_nms_thresh, self.model.max_detections_per_image)
+            results, rows = self.suppress(reading, results, *limits)
+            reading = reading.select(rows)
+        if self.parts:
+            self.explain_detections(reading, results)
+        lower_scores(results)
+        return results
 
     def training_view(self, training: OdamTraining) -> nn.Module:
         return dense_training_view(self, training)
@@ -208,7 +235,7 @@ class DenseExplainer(HeadExplainer):
 
     def forget(self) -> None:
         """Drop what was kept of a batch, before the next one."""
-        self.outputs = []
+        self.outputs = self.tracing.outputs = []
         for masks in self.masks.values():
             masks.clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
@@ -18,6 +19,7 @@ from odam_d2.structures import OdamMaps
 
 from .base import GENERAL_WAY, Explainer, UnsupportedModelError
 from .reading import Evaluation, Reading, split_by_image
+from .suppression import choose_among
 
 __all__ = ["HeadExplainer"]
 
@@ -113,6 +115,34 @@ class HeadExplainer(Explainer):
             found.odam_maps = split_by_image(maps, counts)[number]
             results.append(found)
         return results
+
+    @cached_property
+    def comparing(self) -> HeadExplainer:
+        """The explainer whose maps an NMS compares."""
+        return type(self)(self.original, self.settings.of_class_logit())
+
+    def suppress(
+        self, reading: Reading, candidates: list[Instances], iou_thresh: float, most: int
+    ) -> tuple[list[Instances], Tensor]:
+        """
+        Choose among candidates by ``settings.nms``.
+
+        Args:
+            reading: where all candidates were read.
+            candidates: of each image.
+            iou_thresh, most: of the detector's own NMS, and detections of an image.
+
+        Returns:
+            The detections of each image, and their rows (n,) of the reading, in that order.
+        """
+        nms = self.settings.nms
+        maps = self.comparing._maps(reading)[0] if nms.needs_maps else None
+        chosen, rows, records = choose_among(candidates, nms, maps, iou_thresh, most)
+        if self.settings.record:
+            self.records = records
+        first = torch.tensor([0, *(len(found) for found in candidates)]).cumsum(0).tolist()
+        shifted = [of_image + start for of_image, start in zip(rows, first, strict=False)]
+        return chosen, torch.cat(shifted)
 
     def _maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:
         like = reading.features[0]

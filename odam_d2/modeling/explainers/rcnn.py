@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -17,13 +18,14 @@ from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import view_of, with_replaced
 
 from .base import register_explainer
 from .head import HeadExplainer
 from .pooled_heads import POOLED, PROPOSALS, Regions, pooled_head
 from .rcnn_training import rcnn_training_view
 from .reading import Evaluation, Reading
+from .suppression import NO_NMS, lower_scores
 
 __all__ = ["RCNNExplainer"]
 
@@ -32,20 +34,29 @@ class _Explaining:
     """Mixin for ROI heads: detections get ``odam_maps`` on the way out."""
 
     def forward(self, images, features, proposals, targets=None):
-        instances, losses = super().forward(images, features, proposals, targets)
         explainer = self.odam_explainer
-        boxes = torch.cat([found.get(PROPOSALS) for found in instances])
-        kept = all(found.has(POOLED) for found in instances)
-        pooled = torch.cat([found.get(POOLED) for found in instances]) if kept else None
+        object.__setattr__(self, "odam_images", images)
+        instances, losses = super().forward(images, features, proposals, targets)
+        if explainer.parts:
+            explainer.explain_detections(
+                explainer.read_traced(images, features, instances), instances
+            )
+        lower_scores(instances)
         for found in instances:
-            found.remove(PROPOSALS)
-            if kept:
-                found.remove(POOLED)
-        classes = [found.pred_classes for found in instances]
-        features = [features[name] for name in explainer.feature_names]
-        reading = explainer.read_regions(images, features, Regions(boxes, pooled), classes)
-        explainer.explain_detections(reading, instances)
+            for name in (PROPOSALS, POOLED):
+                if found.has(name):
+                    found.remove(name)
         return instances, losses
+
+    def forward_with_given_boxes(self, features, instances):
+        # Where all ROI heads of Detectron2 have their boxes, and no masks yet.
+        explainer = self.odam_explainer
+        if explainer.settings.nms is not None:
+            reading = explainer.read_traced(self.odam_images, features, instances)
+            predictor = explainer.head.stages[-1].predictor
+            limits = (predictor.test_nms_thresh, predictor.test_topk_per_image)
+            instances, _ = explainer.suppress(reading, instances, *limits)
+        return super().forward_with_given_boxes(features, instances)
 
 
 @register_explainer(GeneralizedRCNN)
@@ -84,7 +95,12 @@ class RCNNExplainer(HeadExplainer):
             )
 
     def view(self) -> nn.Module:
-        roi_heads = view_of(self.head.traced, _Explaining, odam_explainer=self)
+        traced = self.head.traced
+        if self.settings.nms is not None:
+            predictors = (m for m in traced.modules() if isinstance(m, FastRCNNOutputLayers))
+            state = {"test_nms_thresh": NO_NMS, "test_topk_per_image": -1}
+            traced = with_replaced(traced, {m: view_of(m, **state) for m in predictors})
+        roi_heads = view_of(traced, _Explaining, odam_explainer=self)
         return view_of(self.model, children={"roi_heads": roi_heads})
 
     def training_view(self, training: OdamTraining) -> nn.Module:
@@ -99,6 +115,17 @@ class RCNNExplainer(HeadExplainer):
     ) -> Reading:
         regions = Regions(self.head.refine(features, boxes, images.image_sizes))
         return self.read_regions(images, features, regions, classes)
+
+    def read_traced(
+        self, images: ImageList, features: dict[str, Tensor], instances: list[Instances]
+    ) -> Reading:
+        """Where traced detections were read."""
+        boxes = torch.cat([found.get(PROPOSALS) for found in instances])
+        kept = all(found.has(POOLED) for found in instances)
+        pooled = torch.cat([found.get(POOLED) for found in instances]) if kept else None
+        classes = [found.pred_classes for found in instances]
+        features = [features[name] for name in self.feature_names]
+        return self.read_regions(images, features, Regions(boxes, pooled), classes)
 
     def read_regions(
         self,
@@ -193,6 +220,8 @@ class RCNNExplainer(HeadExplainer):
         windows = [
             self.stage_windows(reading, stage, list(of_stage))
             for stage, of_stage in enumerate(zip(*gradients, strict=True))
+            # Sides of a cascade's boxes owe nothing to any stage but the last.
+            if any(gradient is not None for gradient in of_stage)
         ]
         values, origins = add_windows(windows)
         return values.relu_(), origins, evaluation

@@ -1,0 +1,7 @@
+"""What chooses among a detector's candidates: a registry, NMS, soft-NMS and Odam-NMS."""
+
+from .build import build_odam_nms
+from .postprocessors import Nms, OdamNms, SoftNms
+from .registry import ODAM_NMS_REGISTRY, Candidates
+
+__all__ = ["ODAM_NMS_REGISTRY", "Candidates", "Nms", "OdamNms", "SoftNms", "build_odam_nms"]

@@ -1,0 +1,33 @@
+"""From ``MODEL.ODAM.NMS`` to what it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+
+from odam_d2.core.errors import InputError
+
+from .registry import ODAM_NMS_REGISTRY
+
+__all__ = ["build_odam_nms"]
+
+
+def build_odam_nms(cfg: CfgNode) -> Callable | None:
+    """
+    What ``MODEL.ODAM.NMS`` says; None where its ``NAME`` is empty.
+
+    Raises:
+        InputError: the name is not registered (the message lists those that are), or a value is
+            out of its range.
+    """
+    name = cfg.MODEL.ODAM.NMS.NAME
+    if not name:
+        return None
+    known = sorted(entry for entry, _ in ODAM_NMS_REGISTRY)
+    if name not in known:
+        raise InputError(
+            f"MODEL.ODAM.NMS.NAME is {name!r}; the registered ones are {', '.join(known)}, and '' "
+            "is Detectron2's own"
+        )
+    return ODAM_NMS_REGISTRY.get(name)(cfg)
