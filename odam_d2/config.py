@@ -7,8 +7,9 @@ __all__ = ["add_odam_config"]
 
 def add_odam_config(cfg: CN) -> None:
     """
-    Add ``MODEL.ODAM`` and ``MODEL.FCOS`` to a Detectron2 config. Call it on the result of
-    ``get_cfg()``, before a file or the command line is merged. Calling it again changes nothing.
+    Add ``MODEL.ODAM``, ``TEST.ODAM`` and ``MODEL.FCOS`` to a Detectron2 config. Call it on the
+    result of ``get_cfg()``, before a file or the command line is merged. Calling it again changes
+    nothing.
 
     Args:
         cfg: the config to extend, in place. Keys of ``MODEL.FCOS`` that another project has added
@@ -16,6 +17,8 @@ def add_odam_config(cfg: CN) -> None:
     """
     _add_odam_keys(cfg)
     _add_fcos_keys(cfg)
+    if "ODAM" not in cfg.TEST:
+        cfg.TEST.ODAM = _test_keys()
 
 
 def _add_odam_keys(cfg: CN) -> None:
@@ -130,6 +133,16 @@ def _nms_keys() -> CN:
     # that suppressed each, IoU and correlation. Needs a NAME.
     nms.RECORD = False
     return nms
+
+
+def _test_keys() -> CN:
+    """Evaluation by tools/train_net.py."""
+    test = CN()
+
+    # Evaluators beside the one that a data set has anyway (COCO's; CrowdHuman's own): "crowd" (AP,
+    # MR^-2, JI by the public protocol of CrowdHuman, and the recall of overlapped objects).
+    test.EVALUATORS = []
+    return test
 
 
 def _add_fcos_keys(cfg: CN) -> None:

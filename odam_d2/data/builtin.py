@@ -3,6 +3,7 @@
 import os
 
 from .bccd import register_bccd, register_coco128
+from .crowdhuman import register_crowdhuman
 from .crowdshapes import register_crowdshapes
 
 
@@ -11,6 +12,7 @@ def register_all() -> None:
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))  # as in Detectron2
     register_bccd(root)
     register_coco128(root)
+    register_crowdhuman(root)
     register_crowdshapes()
 
 

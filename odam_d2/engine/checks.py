@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from odam_d2.errors import UserError
 
+from .evaluators import check_evaluators
 from .weights import check_weights_exist, starting_weights
 
 __all__ = ["check_dataset", "check_num_gpus", "check_run"]
@@ -31,9 +32,10 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: Detectron2's default arguments.
 
     Raises:
-        UserError: a data set that is unknown or missing, no
-            such weights file.
+        UserError: a data set that is unknown or missing, an unknown evaluator, no such weights
+            file.
     """
+    check_evaluators(cfg)
     needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     for name in needed:
         check_dataset(name)

@@ -1,12 +1,11 @@
-"""Detectron2's default trainer with COCO evaluation, and nothing lost on Ctrl-C."""
-
-import os
+"""Detectron2's default trainer with evaluators, and nothing lost on Ctrl-C."""
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from .evaluators import build_evaluator
 from .heat_map_hook import HeatMapImages
 from .training import nothing_lost
 from .weights import checkpoint_errors, starting_weights
@@ -16,7 +15,7 @@ __all__ = ["Trainer"]
 
 class Trainer(DefaultTrainer):
     """
-    Trains what the config names and evaluates it by Detectron2's :class:`COCOEvaluator`.
+    Trains what the config names and evaluates it by Detectron2's :class:`COCOEvaluator` and ours.
 
     Its models do not explain: evaluation only needs boxes, so ``MODEL.ODAM.TARGETS`` is empty
     while they are built. The config that is logged and saved keeps the user's targets.
@@ -33,9 +32,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO evaluation of one data set; predictions are kept in ``OUTPUT_DIR/inference``."""
-        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return COCOEvaluator(dataset_name, output_dir=output_dir)
+        """
+        The evaluator of one data set, and those that ``TEST.ODAM.EVALUATORS`` names; predictions
+        are kept in ``OUTPUT_DIR/inference``.
+        """
+        return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks."""

@@ -1,0 +1,186 @@
+"""CrowdHuman's .odgt files: what is read from them, and what a malformed line says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from odam_d2.core.errors import InputError
+from odam_d2.data.crowdhuman import load_odgt, register_crowdhuman
+from odam_d2.engine import setup_cfg
+from odam_d2.engine.checks import check_run
+from odam_d2.engine.evaluators import build_evaluator
+from odam_d2.errors import UserError
+from odam_d2.evaluation import CrowdEvaluator
+
+GOLDEN = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "crowdhuman_golden"
+
+
+def person(box, tag="person", **more):
+    return {"tag": tag, "fbox": box, "vbox": box, "hbox": box, **more}
+
+
+PEOPLE = [
+    person([10, 5, 20, 40], head_attr={"ignore": 1, "occ": 0}, extra={"box_id": 0, "occ": 1}),
+    person([-5, 0, 30, 40], extra={"ignore": 1}),
+    person([40, 0, 10, 20], tag="mask", extra={"ignore": 1}),
+    person([40, 10, 12, 20]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two images, as the public set lies there."""
+    (tmp_path / "crowdhuman" / "Images").mkdir(parents=True)
+    for name, people in (("a,1", PEOPLE), ("b,2", [])):
+        Image.new("RGB", (64, 48)).save(tmp_path / "crowdhuman" / "Images" / f"{name}.jpg")
+        with (tmp_path / "crowdhuman" / "annotation_val.odgt").open("a") as file:
+            file.write(json.dumps({"ID": name, "gtboxes": people}) + "\n")
+    return tmp_path
+
+
+def written(tmp_path, *lines):
+    path = tmp_path / "some.odgt"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+def test_boxes_and_what_is_ignored(folder):
+    path = str(folder / "crowdhuman" / "annotation_val.odgt")
+    first, second = load_odgt(path, "images")
+    assert (first["image_id"], second["annotations"]) == ("a,1", [])
+    assert first["file_name"] == os.path.join("images", "a,1.jpg")
+    assert [a["iscrowd"] for a in first["annotations"]] == [0, 1, 1, 0]
+    assert first["annotations"][1]["bbox"] == [-5, 0, 30, 40]  # beyond the image, as annotated
+    assert first["annotations"][0]["head_box"] == [10, 5, 20, 40]
+    heads = load_odgt(path, "images", "head")[0]["annotations"]
+    assert [a["iscrowd"] for a in heads] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{broken", "line 2: not JSON"),
+        ("[1, 2]", "line 2: a JSON object is needed, not list"),
+        ('{"gtboxes": []}', "line 2: no key 'ID'"),
+        ('{"ID": "x"}', "line 2: no key 'gtboxes'"),
+        ('{"ID": 5, "gtboxes": []}', "line 2: ID must be a string"),
+        ('{"ID": "a", "gtboxes": []}', "line 2: image 'a' is there twice"),
+        (json.dumps({"ID": "x", "gtboxes": [{"tag": "person"}]}), "line 2: no key 'fbox'"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3])]}), "line 2: fbox must be 4 numbers"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, "3", 4])]}), "fbox must be 4 numbers"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, float("nan"), 4])]}), "4 numbers"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, -3, 4])]}), "negative width"),
+        (json.dumps({"ID": "x", "gtboxes": [[1, 2]]}), "line 2"),
+    ],
+)
+def test_malformed_lines_are_named(line, sentence, tmp_path):
+    path = written(tmp_path, '{"ID": "a", "gtboxes": []}', line)
+    with pytest.raises(InputError) as error:
+        load_odgt(path, "images")
+    assert str(error.value).startswith(path)
+    assert sentence in str(error.value)
+
+
+def test_an_empty_file_and_unknown_boxes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="has no image in it"):
+        load_odgt(written(tmp_path, "", " "), "images")
+    with pytest.raises(InputError, match="there are full, visible, head"):
+        load_odgt(written(tmp_path), "images", "knee")
+
+
+@pytest.fixture
+def registered(folder):
+    names = ["crowdhuman_train", "crowdhuman_val"]
+    kept = {name: DatasetCatalog.pop(name) for name in names}
+    metadata = {name: MetadataCatalog.pop(name) for name in names}
+    register_crowdhuman(str(folder))
+    yield folder
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, kept[name])
+        MetadataCatalog[name] = metadata[name]
+
+
+def test_detectron_trains_on_people_and_not_on_regions(registered):
+    entry = DatasetCatalog.get("crowdhuman_val")[0]
+    cfg = setup_cfg("", ["INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.RANDOM_FLIP", "none"])
+    mapped = DatasetMapper(cfg, is_train=True)(entry)
+    assert mapped["instances"].gt_boxes.tensor.tolist() == [[10, 5, 30, 45], [40, 10, 52, 30]]
+
+
+def test_a_missing_image_is_named(registered):
+    (registered / "crowdhuman" / "Images" / "b,2.jpg").unlink()
+    with pytest.raises(InputError, match=r"line 2: no image .*b,2\.jpg"):
+        DatasetCatalog.get("crowdhuman_val")
+
+
+def test_the_data_set_brings_its_evaluator(registered, tmp_path):
+    cfg = setup_cfg("", ["OUTPUT_DIR", str(tmp_path)])
+    evaluator = build_evaluator(cfg, "crowdhuman_val")
+    assert isinstance(evaluator, CrowdEvaluator)
+    evaluator.reset()
+    found = Instances((48, 64), pred_boxes=Boxes(torch.tensor([[10.0, 5, 30, 45]])))
+    found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+    evaluator.process([{"image_id": "a,1"}], [{"instances": found}])
+    assert evaluator.evaluate()["crowd"]["Recall"] == pytest.approx(50)
+    cfg.TEST.ODAM.EVALUATORS = ["crowd"]  # it is there already
+    assert isinstance(build_evaluator(cfg, "crowdhuman_val"), CrowdEvaluator)
+
+
+def test_other_data_sets_are_evaluated_so_on_demand(tmp_path):
+    cfg = setup_cfg("", ["OUTPUT_DIR", str(tmp_path), "TEST.ODAM.EVALUATORS", "['crowd']"])
+    both = build_evaluator(cfg, "crowdshapes_crowded_val")
+    assert isinstance(both, DatasetEvaluators)
+    assert [type(e).__name__ for e in both._evaluators] == ["COCOEvaluator", "CrowdEvaluator"]
+
+
+def test_unknown_evaluators_and_missing_files_are_named_before_a_run(tmp_path):
+    class Args:
+        eval_only, resume = True, False
+
+    cfg = setup_cfg("", ["TEST.ODAM.EVALUATORS", "['crowds']"])
+    with pytest.raises(UserError, match=r"TEST.ODAM.EVALUATORS has 'crowds'; there are crowd"):
+        check_run(cfg, Args)
+    kept = MetadataCatalog.get("crowdhuman_val").json_file
+    if not os.path.isfile(kept):
+        cfg = setup_cfg("", ["DATASETS.TEST", "('crowdhuman_val',)"])
+        with pytest.raises(UserError, match=r"'crowdhuman_val' needs .*annotation_val\.odgt"):
+            check_run(cfg, Args)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="DETECTRON2_DATASETS has no crowdhuman_golden")
+def test_the_published_case_through_the_evaluator(tmp_path):
+    """From the files to the figures: loader, evaluator and protocol together."""
+    name = "crowdhuman_golden"
+    path = str(GOLDEN / "gt.odgt")
+    DatasetCatalog.register(name, lambda: load_odgt(path, "images"))
+    MetadataCatalog.get(name).set(evaluator_type="crowdhuman", thing_classes=["person"])
+    try:
+        evaluator = CrowdEvaluator(name)
+        evaluator.reset()
+        for line in (GOLDEN / "det.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            boxes = np.array([b["box"] for b in record["dtboxes"]], float).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            found = Instances((record["height"], record["width"]))
+            found.pred_boxes = Boxes(torch.tensor(boxes))
+            found.pred_boxes.tensor = torch.tensor(boxes)  # Boxes makes them float32
+            found.scores = torch.tensor([b["score"] for b in record["dtboxes"]]).double()
+            found.pred_classes = torch.zeros(len(boxes), dtype=torch.int64)
+            evaluator.process([{"image_id": record["ID"]}], [{"instances": found}])
+        results = evaluator.evaluate()["crowd"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    for key in ("AP", "Recall", "MR", "JI"):
+        assert results[key] / 100 == pytest.approx(expected[key], abs=1e-6)
