@@ -18,7 +18,7 @@ ZOO = Path(model_zoo.__file__).parent / "configs"
 ALL = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob("*.yaml"))
 LEAVES = [name for name in ALL if not Path(name).name.startswith("Base-")]
 CROWDSHAPES = [name for name in LEAVES if name.startswith("CrowdShapes/")]
-OURS = [name for name in LEAVES if name.startswith(("CrowdShapes/", "BCCD/"))]
+OURS = [name for name in LEAVES if name.startswith(("CrowdShapes/", "BCCD/", "CrowdHuman/"))]
 FROM_ZOO = [name for name in LEAVES if name not in OURS and (ZOO / name).exists()]
 
 # No such YAML in the zoo: tests of their own below.
@@ -74,8 +74,9 @@ def test_leaf_chooses_an_explaining_model(name):
 def test_leaf_chooses_its_data(name):
     """Those of the zoo's models are compared with the zoo."""
     cfg = setup_cfg(str(CONFIGS / name))
-    folder = {"COCO-Detection": "coco_2017", "BCCD": "bccd", "CrowdShapes": "crowdshapes"}
-    prefix = folder[Path(name).parent.name]
+    folder = {"COCO-Detection": "coco_2017"}
+    prefix = folder.get(Path(name).parent.name, Path(name).parent.name.lower())
+    prefix += "_crowded" if "_crowded" in name else ""
     assert (f"{prefix}_train",) == cfg.DATASETS.TRAIN
     assert (f"{prefix}_val",) == cfg.DATASETS.TEST
 
@@ -89,7 +90,7 @@ def test_zoo_models_are_there():
 def differing(ours, zoo):
     """Keys of Detectron2's own whose values are not the same."""
     ours, zoo = flat(ours), flat(zoo)
-    added = ("MODEL.ODAM.", "MODEL.FCOS.")
+    added = ("MODEL.ODAM.", "MODEL.FCOS.", "TEST.ODAM.")
     keys = {key for key in ours.keys() | zoo.keys() if not key.startswith(added)}
     # MODEL.DEVICE: a machine without CUDA gets "cpu" from setup_cfg, "cuda" from Detectron2
     return {key for key in keys - {"MODEL.DEVICE"} if ours.get(key) != zoo.get(key)}
@@ -152,8 +153,19 @@ def test_fcos_trains_as_the_lazy_config_of_the_zoo():
 @pytest.mark.parametrize("name", CROWDSHAPES)
 def test_crowdshapes_leaf_names_shipped_weights(name):
     weights = setup_cfg(str(CONFIGS / name)).MODEL.WEIGHTS
-    assert weights == f"odam://{Path(name).with_suffix('.pth')}"
+    shipped = name.partition("_crowded")[0].removesuffix(".yaml")  # what is trained on for crowds
+    assert weights == f"odam://{shipped}.pth"
     assert Path(PathManager.get_local_path(weights)).stat().st_size <= 12e6
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if "_odam" in name])
+def test_odam_leaf_is_the_plain_one_with_odam(name):
+    """What is compared in docs/crowds.md differs in nothing else."""
+    plain = name.replace("_odam_train", "").replace("_odam", "")
+    ours, other = flat(setup_cfg(str(CONFIGS / name))), flat(setup_cfg(str(CONFIGS / plain)))
+    changed = {key for key in ours if ours[key] != other[key]}
+    assert ours["MODEL.ODAM.LOSS.NAME"] == "OdamTrainLoss"
+    assert {key for key in changed if not key.startswith("MODEL.ODAM.")} == {"OUTPUT_DIR"}
 
 
 def test_odam_address_opens_the_file_itself():
