@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -12,7 +14,7 @@ from tqdm import tqdm
 
 from odam_d2 import explain
 
-__all__ = ["Candidates", "collect", "without_nms"]
+__all__ = ["Candidates", "collect", "load", "save", "without_nms"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def without_nms(cfg: CfgNode, max_candidates: int) -> CfgNode:
 
 
 @torch.no_grad()
-def collect(model: nn.Module, cfg: CfgNode, dataset: str, images: int | None = None):
+def collect(
+    model: nn.Module, cfg: CfgNode, dataset: str, images: int | None = None
+) -> Iterator[Candidates]:
     """
     Yield the candidates of each image of a data set.
 
@@ -76,3 +80,21 @@ def collect(model: nn.Module, cfg: CfgNode, dataset: str, images: int | None = N
                 classes=instances.pred_classes,
                 correlation=instances.odam_maps.similarity("class"),
             )
+
+
+def save(candidates: list[Candidates], path: Path) -> None:
+    """Write candidates to a file, whole or not at all; correlations in half precision."""
+    fields = [
+        {**vars(of_image), "correlation": of_image.correlation.half()} for of_image in candidates
+    ]
+    unfinished = path.with_suffix(".tmp")
+    torch.save(fields, unfinished)
+    unfinished.replace(path)
+
+
+def load(path: Path) -> list[Candidates]:
+    """Read what :func:`save` wrote."""
+    found = torch.load(path, weights_only=True)
+    return [
+        Candidates(**{**fields, "correlation": fields["correlation"].float()}) for fields in found
+    ]

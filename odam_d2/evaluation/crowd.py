@@ -31,7 +31,7 @@ from .crowd_protocol import (
     recall_at_precision,
 )
 
-__all__ = ["CrowdEvaluator", "CrowdImage", "crowd_metrics"]
+__all__ = ["CrowdEvaluator", "CrowdImage", "crowd_metrics", "pooled_matches"]
 
 logger = logging.getLogger(__name__)
 
@@ -208,24 +208,19 @@ def crowd_metrics(
         detections, ``Recall@P80`` and ``Recall-overlapped@P80`` at that precision over all
         categories together; ``objects`` and ``overlapped_objects``, counts.
     """
-    parts = [x.categories[~x.ignore] for x in images]
-    categories = sorted(set(np.concatenate([np.zeros(0, np.int64), *parts]).tolist()))
-    if not categories:
-        raise InputError("none of the evaluated images has an object to find")
+    categories = _categories(images)
     results: dict = {}
-    per_category, matches, chosen = [], [], []
+    per_category = []
     for category in categories:
         cases = [image.case(category) for image in images]
         found = match(cases)
         index = jaccard_index(cases)
         values = (average_precision(found), recall_at_precision(found, 0), miss_rate(found))
         per_category.append([*values, *index])
-        matches.append(found)
-        chosen += [x.overlapped(overlap)[(x.categories == category) & ~x.ignore] for x in images]
     mean = 100 * np.mean(per_category, axis=0)
     results |= dict(zip(("AP", "Recall", "MR"), mean[:3].tolist(), strict=True))
     results["JI"] = float(mean[3:].max())
-    together, overlapped = _pooled(matches), np.concatenate(chosen)
+    together, overlapped = pooled_matches(images, overlap)
     at = f"@P{100 * precision:.0f}"
     results["Recall-overlapped"] = 100 * recall_at_precision(together, 0, overlapped)
     results[f"Recall{at}"] = 100 * recall_at_precision(together, precision)
@@ -238,6 +233,30 @@ def crowd_metrics(
     results["objects"] = len(overlapped)
     results["overlapped_objects"] = int(overlapped.sum())
     return results
+
+
+def _categories(images: Sequence[CrowdImage]) -> list[int]:
+    """Those that have objects."""
+    parts = [x.categories[~x.ignore] for x in images]
+    categories = sorted(set(np.concatenate([np.zeros(0, np.int64), *parts]).tolist()))
+    if not categories:
+        raise InputError("none of the evaluated images has an object to find")
+    return categories
+
+
+def pooled_matches(images: Sequence[CrowdImage], overlap: float) -> tuple[Matches, np.ndarray]:
+    """
+    The detections of all categories, matched each within its own, in one order of scores.
+
+    Returns:
+        Matches, and which of their objects overlap another one, of any category, by more than
+        ``overlap``, (num_objects,) bool.
+    """
+    matches, chosen = [], []
+    for category in _categories(images):
+        matches.append(match([image.case(category) for image in images]))
+        chosen += [x.overlapped(overlap)[(x.categories == category) & ~x.ignore] for x in images]
+    return _pooled(matches), np.concatenate(chosen)
 
 
 def _pooled(matches: Sequence[Matches]) -> Matches:

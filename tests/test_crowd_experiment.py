@@ -1,0 +1,171 @@
+"""The experiment on crowds: its plan, its measures by hand, and the command from start to end."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.structures import BoxMode
+
+from odam_d2.crowds.candidates import Candidates, load, save
+from odam_d2.crowds.experiment import Experiment
+from odam_d2.crowds.measures import detection_figures, pair_figures
+from odam_d2.crowds.plan import Run, plan
+from odam_d2.crowds.report import summarize
+from odam_d2.crowds.tuning import GRIDS, METHODS, tune
+from odam_d2.errors import UserError, run_tool
+
+ROOT = Path(__file__).parents[1]
+
+
+def entry(*boxes):
+    annotations = [{"bbox": b, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0} for b in boxes]
+    return {"image_id": 5, "height": 100, "width": 200, "annotations": annotations}
+
+
+def crowd():
+    """
+    Two objects that overlap by 1/2 (IoU), two candidates on each: those of an object overlap by
+    more than 9/11 and correlate by 0.9, those of different ones correlate by 0.1.
+    """
+    objects = [[0.0, 0, 30, 50], [10, 0, 40, 50]]
+    boxes = [objects[0], [1.0, 0, 31, 50], objects[1], [11.0, 0, 41, 50]]
+    same = torch.block_diag(*[torch.full((2, 2), 0.8)] * 2)
+    correlation = (same + 0.1).fill_diagonal_(1)
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    classes = torch.zeros(4, dtype=torch.int64)
+    return entry(*objects), Candidates(5, torch.tensor(boxes), scores, classes, correlation)
+
+
+def test_pairs_by_hand():
+    image, candidates = crowd()
+    found = pair_figures([candidates], {5: image}, overlap=0.3)
+    assert (found["same_pairs"], found["different_pairs"]) == (2, 4)
+    assert found["same_correlation"] == pytest.approx(0.9)
+    assert found["different_correlation"] == pytest.approx(0.1)
+    assert found["pair_auc"] == found["pair_auc_iou"] == 1
+    # Only pairs that overlap count: those of different objects do so by 1/2 at most, and a bit.
+    assert pair_figures([candidates], {5: image}, overlap=0.6)["different_pairs"] == 0
+
+
+def test_tuning_finds_what_keeps_both_objects():
+    """NMS at 0.45 or below loses an object; a duplicate stays where thresholds are too high."""
+    image, candidates = crowd()
+    settings = tune("nms", [candidates], {5: image}, 0.3, 0.9)
+    assert 0.5 <= settings["iou_thresh"] < 0.9
+    settings = tune("odam_nms", [candidates], {5: image}, 0.3, 0.9)
+    assert settings["sim_thresh_low"] > 0.1
+    assert set(GRIDS) == set(METHODS)
+
+
+def test_figures_of_a_perfect_result(crowded):
+    dataset, image, candidates = crowded
+    settings = {"iou_thresh": 0.6, "sim_thresh_high": 0.8, "sim_thresh_low": 0.5}
+    found = detection_figures(
+        dataset, [candidates], {image["image_id"]: image}, "odam_nms", settings, 0.3, 0.8
+    )
+    assert found["AP50"] == pytest.approx(100)
+    assert found["Recall-overlapped@P80"] == pytest.approx(100)
+    lost = {"iou_thresh": 0.3}
+    found = detection_figures(
+        dataset, [candidates], {image["image_id"]: image}, "nms", lost, 0.3, 0.8
+    )
+    assert found["Recall-overlapped@P80"] < 100
+
+
+@pytest.fixture
+def crowded():
+    """The objects of a real image of the set, each detected twice, a pixel apart."""
+    from detectron2.data import DatasetCatalog
+
+    image = DatasetCatalog.get("crowdshapes_crowded_val")[0]
+    boxes = torch.tensor([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+                          for a in image["annotations"]]).float()  # fmt: skip
+    classes = torch.tensor([a["category_id"] for a in image["annotations"]])
+    count = len(boxes)
+    number = torch.arange(count).repeat(2)
+    scores = torch.cat([torch.linspace(0.99, 0.9, count), torch.linspace(0.5, 0.4, count)])
+    candidates = Candidates(
+        image["image_id"], torch.cat([boxes, boxes + 1]), scores, classes.repeat(2),
+        (number == number[:, None]).float(),
+    )  # fmt: skip
+    return "crowdshapes_crowded_val", image, candidates
+
+
+def test_candidates_survive_a_file(tmp_path):
+    _, candidates = crowd()
+    save([candidates], tmp_path / "c.pth")
+    (found,) = load(tmp_path / "c.pth")
+    assert found.image_id == 5
+    assert torch.equal(found.boxes, candidates.boxes)
+    assert (found.correlation - candidates.correlation).abs().max() < 1e-3
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_plan():
+    runs = list(plan(["crowdshapes", "bccd"], ["retinanet", "faster_rcnn"], [1, 2]))
+    assert len(runs) == 16
+    last = runs[-1]
+    assert last == Run("bccd", "retinanet", "odam_train", 2)
+    assert last.starts_from == Run("bccd", "faster_rcnn", "plain", 2)
+    assert runs.index(last.starts_from) < runs.index(last)
+    for run in runs:
+        assert run.config(ROOT / "configs").is_file()
+        cfg = Experiment(ROOT / "configs", Path("somewhere")).cfg(run)
+        assert (cfg.MODEL.ODAM.LOSS.NAME != "") == (run.variant == "odam_train")
+        assert (run.train,) == cfg.DATASETS.TRAIN
+        assert (f"somewhere/{run.name}", run.seed) == (cfg.OUTPUT_DIR, cfg.SEED)
+    with pytest.raises(UserError, match="no 'coco'; there are crowdshapes, bccd"):
+        list(plan(["coco"], ["retinanet"], [1]))
+
+
+def tool(*arguments):
+    spec = importlib.util.spec_from_file_location(
+        "odam_crowd_experiment", ROOT / "tools" / "crowd_experiment.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return run_tool(lambda: module.run([str(argument) for argument in arguments]))
+
+
+def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
+    """Two tiny runs; then once more, where nothing is left to do; then a file is lost."""
+    small = ["--datasets", "crowdshapes", "--detectors", "retinanet", "--seeds", 1]
+    small += ["--tuning-images", 1, "--output", tmp_path]
+    opts = ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", 1]
+    opts += [
+        "DATASETS.TRAIN",
+        "('crowdshapes_crowded_val',)",
+        "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+        20,
+    ]
+    assert tool(*small, *opts) == 0
+    folder = tmp_path / "crowdshapes" / "retinanet" / "odam_train" / "seed1"
+    figures = json.loads((folder / "figures.json").read_text())
+    assert set(METHODS) < set(figures)
+    assert "| Odam-Train | Odam-NMS |" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "recall.png").stat().st_size > 5000
+    assert "| plain | soft-NMS |" in capsys.readouterr().out
+    before = (folder / "model_final.pth").stat().st_mtime_ns
+    (folder / "figures.json").unlink()
+    assert tool(*small, *opts) == 0
+    assert (folder / "model_final.pth").stat().st_mtime_ns == before
+    assert json.loads((folder / "figures.json").read_text()) == figures
+
+
+def test_summary_keeps_every_seed():
+    names = ("pair_auc", "pair_auc_iou", "same_correlation", "different_correlation")
+    figures = {"pairs": dict.fromkeys(names, 0.5)}
+    results = []
+    for seed in (2, 1):
+        found = figures | {m: {"settings": {}, "figures": {"AP": 10.0 * seed}} for m in METHODS}
+        results.append((Run("bccd", "retinanet", "plain", seed), found))
+    assert summarize(results)["bccd/retinanet"]["plain"]["nms"]["AP"] == [10, 20]
+
+
+def test_wrong_arguments_are_one_sentence(capsys):
+    assert tool("--precision", 0) == 1
+    assert "--precision above 0" in capsys.readouterr().err
+    assert tool("--detectors", "yolo") == 1
+    assert "no 'yolo'; there are faster_rcnn, retinanet" in capsys.readouterr().err
