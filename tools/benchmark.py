@@ -6,6 +6,13 @@ Time a detector with and without explanations, and per-map autograd, in one proc
         --json output/benchmark.json MODEL.WEIGHTS ""
     tools/benchmark.py --config-file configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml \\
         --spread 60 20 12 5 3 --json output/benchmark.json MODEL.WEIGHTS ""
+
+With --nms, what another NMS costs; with --training, what the loss on heat maps costs:
+
+    tools/benchmark.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        --nms 1000 MODEL.WEIGHTS "" MODEL.ODAM.NMS.NAME odam_nms
+    tools/benchmark.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        --training 8 MODEL.WEIGHTS "" MODEL.ODAM.LOSS.NAME OdamTrainLoss
 """
 
 import argparse
@@ -20,6 +27,8 @@ import torch
 import odam_d2.data  # noqa: F401 (class names of the data sets)
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
+from odam_d2.engine.nms_benchmark import measure_nms
+from odam_d2.engine.training_benchmark import measure_training
 from odam_d2.errors import UserError, run_tool
 
 
@@ -39,6 +48,11 @@ def get_parser() -> argparse.ArgumentParser:
                         help="instances of each level also explained by autograd")  # fmt: skip
     parser.add_argument("--memory", action="store_true",
                         help="also measure peak memory, in two processes of their own")  # fmt: skip
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--nms", type=int, metavar="N",
+                      help="time inference with N candidates, with another NMS and without")  # fmt: skip
+    kind.add_argument("--training", type=int, metavar="N",
+                      help="time training with N objects, with the loss and without")  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides")  # fmt: skip
@@ -48,8 +62,9 @@ def get_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> BenchmarkCase:
     """Check the arguments, and fix what is measured."""
     numbers = [*args.size, args.instances, args.runs, args.references, *(args.spread or [])]
+    numbers += [number for number in (args.nms, args.training) if number is not None]
     if min(numbers) < 1:
-        raise UserError("--size, --instances, --spread, --runs and --references must be positive")
+        raise UserError("sizes and numbers of instances, objects and runs must be positive")
     if args.json and not os.access(Path(args.json).resolve().parent, os.W_OK):
         raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
     cfg = setup_cfg(args.config_file, args.opts)
@@ -83,7 +98,13 @@ def about(case: BenchmarkCase, config_file: str) -> dict:
 def run(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     case = setup(args)
-    figures = about(case, args.config_file) | measure(case)
+    figures = about(case, args.config_file)
+    if args.nms is not None:
+        figures |= measure_nms(case.cfg, case.size, args.nms, case.runs)
+    elif args.training is not None:
+        figures |= measure_training(case.cfg, case.size, args.training, case.runs)
+    else:
+        figures |= measure(case)
     if args.memory:
         figures |= peak_memory(case)
     text = json.dumps(figures, indent=2)

@@ -36,9 +36,11 @@ from .weights import load_weights
 
 __all__ = [
     "BenchmarkCase",
+    "initialise",
     "measure",
     "peak_memory",
     "scale_random_weights",
+    "spread_proposals",
     "timed_in_turns",
 ]
 
@@ -140,13 +142,9 @@ def _build(case: BenchmarkCase) -> _Work:
     cfg.TEST.DETECTIONS_PER_IMAGE = sum(case.spread) if case.spread else case.instances
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
-    else:
-        scale_random_weights(model)
-        if getattr(model, "proposal_generator", None) is not None:
-            rpn = view_of(model.proposal_generator, _SpreadProposals)
-            model = view_of(model, children={"proposal_generator": rpn})
+    initialise(model, cfg)
+    if not cfg.MODEL.WEIGHTS:
+        model = spread_proposals(model)
     image = torch.randint(0, 256, (3, *case.size)).float()
     explainer = build_explainer(model, ExplainSettings.from_config(cfg))
     plain, ours = view_of(explainer.model), explainer.view()
@@ -164,6 +162,22 @@ def _build(case: BenchmarkCase) -> _Work:
     }
     views = [plain, ours, *(view_of(view, children=remembered) for view in (plain, ours))]
     return _Work(*(functools.partial(view, inputs) for view in views), explainer)
+
+
+def initialise(model: nn.Module, cfg: CfgNode) -> None:
+    """Weights as the config says, or random ones."""
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS)
+    else:
+        scale_random_weights(model)
+
+
+def spread_proposals(model: nn.Module) -> nn.Module:
+    """A view of an untrained model, with proposals of all sizes where it has proposals."""
+    if getattr(model, "proposal_generator", None) is None:
+        return model
+    rpn = view_of(model.proposal_generator, _SpreadProposals)
+    return view_of(model, children={"proposal_generator": rpn})
 
 
 @torch.no_grad()

@@ -12,14 +12,12 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from torch import nn
 
 from odam_d2.errors import UserError
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.views import view_of
 
-from .benchmark import scale_random_weights, timed_in_turns
-from .weights import load_weights
+from .benchmark import initialise, timed_in_turns
 
 __all__ = ["measure_training"]
 
@@ -66,7 +64,7 @@ def measure_training(
         raise UserError("--training measures a loss: name it, MODEL.ODAM.LOSS.NAME OdamTrainLoss")
     torch.manual_seed(0)
     model = build_model(cfg)
-    _initialise(model.eval(), cfg)
+    initialise(model.eval(), cfg)
     model.train()
     training: OdamTraining = model.odam_training
     if getattr(model, "proposal_generator", None) is not None:
@@ -93,13 +91,6 @@ def measure_training(
         "training_ratio_median": statistics.median(ours) / statistics.median(plain),
         **{name: scalars[f"odam/{name}"][0] for name in ("num_same_pairs", "num_different_pairs")},
     }
-
-
-def _initialise(model: nn.Module, cfg: CfgNode) -> None:
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
-    else:
-        scale_random_weights(model)
 
 
 def _image(size: tuple[int, int], objects: int, cfg: CfgNode) -> dict:

@@ -1,0 +1,83 @@
+"""What Odam-NMS costs: inference with it and without, in turns, in one process."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from odam_d2.errors import UserError
+from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.nms import Nms
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.state import borrowed
+
+from .benchmark import initialise, spread_proposals, timed_in_turns
+from .detector import set_score_threshold
+
+__all__ = ["measure_nms"]
+
+
+def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int) -> dict:
+    """
+    Time inference of a detector on one image that has so many candidates above its score threshold.
+
+    Args:
+        cfg: config of the detector, with ``MODEL.ODAM.NMS.NAME``. The score threshold is set so
+            that there are as many candidates as asked for.
+        size: (height, width) of the image in pixels, as the network gets it.
+        candidates: above the score threshold.
+        runs: timed runs of each way; the fastest counts.
+
+    Returns:
+        ``plain_s``, ``nms_s``, ``nms_ratio`` (theirs), ``nms_ratio_median`` (of medians),
+        ``num_candidates``, ``num_kept`` and ``num_plain``, detections with and without.
+    """
+    settings = ExplainSettings.from_config(cfg)
+    if settings.nms is None:
+        raise UserError("--nms measures one: name it, MODEL.ODAM.NMS.NAME odam_nms")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.NMS.NAME = [], ""
+    set_score_threshold(cfg, 0.0)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    initialise(model, cfg)
+    if not cfg.MODEL.WEIGHTS:
+        model = spread_proposals(model)
+    inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
+    _limit_candidates(model, inputs, candidates)
+    explainer = build_explainer(model, ExplainSettings(targets=(), nms=settings.nms, record=True))
+    plain = build_explainer(model, ExplainSettings()).model
+    ways = [functools.partial(plain, inputs), functools.partial(explainer.view(), inputs)]
+    with borrowed(model):
+        counts = [len(way()[0]["instances"]) for way in ways]
+        times = timed_in_turns(ways, runs, "inference, plain and ours")
+    fastest, median = ([f(t) for t in times] for f in (min, statistics.median))
+    return {
+        "plain_s": fastest[0],
+        "nms_s": fastest[1],
+        "nms_ratio": fastest[1] / fastest[0],
+        "nms_ratio_median": median[1] / median[0],
+        "num_candidates": len(explainer.records[0]),
+        "num_plain": counts[0],
+        "num_kept": counts[1],
+    }
+
+
+def _limit_candidates(model: nn.Module, inputs: list[dict], candidates: int) -> None:
+    """Set the score threshold below the candidates that are wanted."""
+    explainer = build_explainer(model, ExplainSettings(targets=(), nms=Nms(), record=True))
+    with borrowed(model):
+        explainer.view()(inputs)
+    scores = explainer.records[0].scores
+    if len(scores) < candidates:
+        raise UserError(f"the detector has {len(scores)} candidates only, not {candidates}")
+    threshold = float(scores.sort(descending=True).values[candidates - 1 : candidates + 1].mean())
+    for module in model.modules():
+        if hasattr(module, "test_score_thresh"):
+            module.test_score_thresh = threshold
