@@ -50,9 +50,9 @@ def get_parser() -> argparse.ArgumentParser:
                         help="also measure peak memory, in two processes of their own")  # fmt: skip
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--nms", type=int, metavar="N",
-                      help="time inference with N candidates, with another NMS and without")  # fmt: skip
+                      help="another NMS, with N candidates, against the detector's")  # fmt: skip
     kind.add_argument("--training", type=int, metavar="N",
-                      help="time training with N objects, with the loss and without")  # fmt: skip
+                      help="training with the loss and without, N objects")  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides")  # fmt: skip
