@@ -54,7 +54,7 @@ def test_training_logs_the_loss_and_pictures(config, tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     shown = events.Images("odam/class_maps")
     assert [image.step for image in shown] == [1, 2]  # after two iterations, and at the end
-    assert shown[0].width > 100
+    assert shown[0].width >= 96  # of one picture of the tiny set
 
 
 def test_gradients_are_clipped_with_it(tmp_path):
