@@ -125,6 +125,4 @@ def run_all(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[Run, 
         for run in bar:
             bar.set_postfix_str(run.name)
             logging.getLogger("odam_d2").info("crowd experiment: %s", run.name)
-            if (start := run.starts_from) is not None:
-                experiment.train(start)
             yield run, experiment.figures(run)
