@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from blob_maps import blob_detections, blob_maps
+from detectron2.structures import Boxes, Instances
 
 from odam_d2.core.targets import SIDES
 from odam_d2.visualization import (
@@ -17,6 +18,7 @@ from odam_d2.visualization import (
 )
 from odam_d2.visualization.crops import crop_around, draw_crops
 from odam_d2.visualization.overlay import ACCENT, describe_target
+from odam_d2.visualization.suppressed import draw_suppressed, suppressed_pairs
 from odam_d2.visualization.text import draw_label
 
 HEIGHT, WIDTH = 60, 100
@@ -325,3 +327,40 @@ class TestFitCanvas:
         assert picture.shape[:2] == expected == scaled.image_size
         box = scaled.pred_boxes.tensor[0].tolist()
         assert box == pytest.approx([0, 0, expected[1] / 2, expected[0] / 4])
+
+
+def suppressed_candidates():
+    """Three candidates on one object; the second and third were suppressed by the first."""
+    boxes = Boxes(torch.tensor([[20.0, 10, 60, 50], [22, 10, 62, 50], [35, 10, 75, 50]]))
+    candidates = Instances((80, 120), pred_boxes=boxes)
+    candidates.scores = torch.tensor([0.9, 0.8, 0.7])
+    candidates.pred_classes = torch.tensor([0, 0, 0])
+    candidates.kept = torch.tensor([True, False, False])
+    candidates.suppressed_by = torch.tensor([-1, 0, 0])
+    candidates.suppressed_iou = torch.tensor([float("nan"), 0.9, 0.45])
+    candidates.suppressed_correlation = torch.tensor([float("nan"), 0.99, 0.8])
+    candidates.odam_maps = blob_maps((80, 120), [[(40, 30)], [(42, 30)], [(55, 30)]], ["class"])
+    return candidates
+
+
+def test_suppressed_pairs_are_those_one_would_ask_about():
+    """0.7 times 0.55 is more than 0.8 times 0.1."""
+    candidates = suppressed_candidates()
+    assert suppressed_pairs(candidates, 8) == [(2, 0), (1, 0)]
+    assert suppressed_pairs(candidates, 1) == [(2, 0)]
+    assert suppressed_pairs(candidates[:1], 8) == []
+
+
+def test_suppressed_picture_has_a_row_for_each_pair():
+    image = np.full((80, 120, 3), 90, dtype=np.uint8)
+    before = image.copy()
+    one = draw_suppressed(image, suppressed_candidates(), ["robot"], most=1)
+    two = draw_suppressed(image, suppressed_candidates(), ["robot"], most=2)
+    assert two.shape[0] - one.shape[0] == 198
+    assert np.array_equal(one[:232], two[:232])
+    assert np.array_equal(image, before)
+    # The suppressed box is drawn in its own colour, the other one solid.
+    assert (two == np.array([76, 201, 240])).all(axis=2).sum() > 100
+    assert (two == np.array([255, 196, 37])).all(axis=2).sum() > 300
+    nothing = draw_suppressed(image, suppressed_candidates()[:1], ["robot"])
+    assert nothing.shape[1] == one.shape[1]

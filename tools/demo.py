@@ -80,6 +80,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="draw only the best N detections of an image (default: %(default)s)",
     )
     parser.add_argument(
+        "--suppressed",
+        action="store_true",
+        help="also draw what NMS suppressed, beside what it was suppressed by, and list all "
+        "candidates: suppressed.png and suppressed.json",
+    )
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -103,7 +109,12 @@ def setup(args: argparse.Namespace) -> Demo:
         f"scores of at least {args.confidence_threshold:g}"
     )
     return Demo(
-        predictor, predictor.class_names, args.output, args.max_detections, printable(subtitle)
+        predictor,
+        predictor.class_names,
+        args.output,
+        args.max_detections,
+        printable(subtitle),
+        predictor.candidates if args.suppressed else None,
     )
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from odam_d2.visualization.contact_sheet import contact_sheet
 from odam_d2.visualization.maps_file import save_maps
 from odam_d2.visualization.overlay import describe_target, draw_explanation
 from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry, printable
+from odam_d2.visualization.suppressed import draw_suppressed
 
 from .names import slug, unique_names
 
@@ -35,6 +37,7 @@ def write_image(
     instances: Instances,
     class_names: Sequence[str],
     found: int,
+    candidates: Instances | None = None,
 ) -> ImageEntry:
     """
     Write the folder of one image. It appears complete or not at all, and replaces that of an
@@ -48,6 +51,7 @@ def write_image(
         instances: N explained detections in pixels of ``image``.
         class_names: by class id.
         found: how many detections there were, of which ``instances`` are the best.
+        candidates: what NMS was given, as recorded, to be drawn and listed; None for not.
 
     Returns:
         What was written, for the report.
@@ -57,6 +61,9 @@ def write_image(
     try:
         os.mkdir(partial)
         entry = _write_files(partial, folder, source, image, instances, class_names, found)
+        if candidates is not None:
+            entry = replace(entry, suppressed="suppressed.png")
+            _write_suppressed(partial, image, candidates, class_names)
         if os.path.isdir(final):
             shutil.rmtree(final)
         os.rename(partial, final)
@@ -95,6 +102,29 @@ def _write_files(
     with open(os.path.join(path, LISTING), "w", encoding="utf-8") as file:
         json.dump(_listing(entry, instances), file, indent=1)
     return entry
+
+
+def _write_suppressed(
+    path: str, image: np.ndarray, candidates: Instances, class_names: Sequence[str]
+) -> None:
+    """A picture of what NMS suppressed, and the record of all candidates."""
+    sheet = draw_suppressed(image, candidates, class_names)
+    _write_png(os.path.join(path, "suppressed.png"), sheet)
+    by = candidates.suppressed_by.tolist()
+    rows = [
+        {
+            "class": class_names[int(candidates.pred_classes[i])],
+            "score": float(candidates.scores[i]),
+            "box": candidates.pred_boxes.tensor[i].tolist(),
+            "kept": bool(candidates.kept[i]),
+            "suppressed_by": by[i] if by[i] >= 0 else None,
+            "iou": float(candidates.suppressed_iou[i]) if by[i] >= 0 else None,
+            "correlation": float(candidates.suppressed_correlation[i]) if by[i] >= 0 else None,
+        }
+        for i in range(len(candidates))
+    ]
+    with open(os.path.join(path, "suppressed.json"), "w", encoding="utf-8") as file:
+        json.dump({"candidates": rows}, file, indent=1)
 
 
 def _write_overlays(

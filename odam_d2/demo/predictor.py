@@ -14,6 +14,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.state import borrowed
 
 __all__ = ["ExplainingPredictor"]
@@ -72,16 +73,32 @@ class ExplainingPredictor:
             Instances on the CPU, boxes in pixels of ``image``, with the field ``odam_maps``, the
             highest score first.
         """
+        found = self._explain(image, self.settings)["instances"].to("cpu")
+        return found[found.scores.argsort(descending=True, stable=True)]
+
+    def candidates(self, image: np.ndarray) -> Instances:
+        """
+        What NMS was given, and what became of it: that of ``MODEL.ODAM.NMS``, else Detectron2's.
+
+        Args:
+            image: (H, W, 3) uint8 RGB. It is not changed.
+
+        Returns:
+            Instances on the CPU, boxes in pixels of ``image``, with the fields that
+            ``MODEL.ODAM.NMS.RECORD`` gives and their class maps ``odam_maps``.
+        """
+        nms = self.settings.nms or Nms()
+        settings = dataclasses.replace(self.settings, targets=(), nms=nms, record=True)
+        return self._explain(image, settings)["candidates"].to("cpu")
+
+    def _explain(self, image: np.ndarray, settings: ExplainSettings) -> dict:
         height, width = image.shape[:2]
         picture = T.AugInput(image if self.detector.input_format == "RGB" else image[:, :, ::-1])
         self.detector.resize(picture)
         tensor = torch.as_tensor(picture.image.astype("float32").transpose(2, 0, 1))
         inputs = [{"image": tensor, "height": height, "width": width}]
-        settings = {
-            f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)
-        }
-        found = explain(self.detector.model, inputs, **settings)[0]["instances"].to("cpu")
-        return found[found.scores.argsort(descending=True, stable=True)]
+        fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        return explain(self.detector.model, inputs, **fields)[0]
 
 
 def _checked_settings(

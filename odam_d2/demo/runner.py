@@ -75,6 +75,8 @@ class Demo:
         output: folder of the results; it is made when the first image is done.
         max_detections: how many detections of an image are drawn, the best first.
         subtitle: a line for the page, such as the model's name.
+        suppressed: from an image to the recorded candidates of its NMS, which are then drawn too;
+            None for not.
         done: the images that were finished.
         unreadable: sentences about the images that could not be read.
     """
@@ -84,6 +86,7 @@ class Demo:
     output: str
     max_detections: int = 20
     subtitle: str = ""
+    suppressed: Callable[[np.ndarray], Instances] | None = None
     done: list[ImageEntry] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
@@ -139,9 +142,10 @@ class Demo:
                 "%s: the best %d of %d detections are drawn (--max-detections)",
                 printable(path), len(best), found,
             )  # fmt: skip
+        candidates = None if self.suppressed is None else self.suppressed(image)
         os.makedirs(self.output, exist_ok=True)
         self.done.append(
-            write_image(self.output, folder, path, image, best, self.class_names, found)
+            write_image(self.output, folder, path, image, best, self.class_names, found, candidates)
         )
 
     def _complaint(self, page: str) -> str:

@@ -45,6 +45,7 @@ class ImageEntry:
         overlay_size: (height, width) of the overlays in pixels.
         found: number of detections, of which ``detections`` may be the first few.
         contact_sheet, maps, listing: names of files.
+        suppressed: name of the picture of what NMS suppressed; empty for none.
     """
 
     source: str
@@ -56,6 +57,7 @@ class ImageEntry:
     contact_sheet: str = "contact_sheet.png"
     maps: str = "maps.npz"
     listing: str = "maps.json"
+    suppressed: str = ""
 
 
 def printable(text: str) -> str:

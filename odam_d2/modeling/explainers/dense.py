@@ -130,8 +130,9 @@ class DenseExplainer(HeadExplainer):
         The explainer that sees what the head does: that of the maps that an NMS compares, which
         goes through every head that this one can go through, or this one.
         """
-        nms = self.settings.nms
-        return self.comparing if nms is not None and nms.needs_maps else self
+        settings = self.settings
+        compares = settings.nms is not None and (settings.nms.needs_maps or settings.record)
+        return self.comparing if compares else self
 
     def explain_traced(
         self, images: ImageList, features: list[Tensor], results: list[Instances]

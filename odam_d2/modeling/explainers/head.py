@@ -136,7 +136,8 @@ class HeadExplainer(Explainer):
             The detections of each image, and their rows (n,) of the reading, in that order.
         """
         nms = self.settings.nms
-        maps = self.comparing._maps(reading)[0] if nms.needs_maps else None
+        asked = nms.needs_maps or self.settings.record
+        maps = self.comparing._maps(reading)[0] if asked else None
         chosen, rows, records = choose_among(candidates, nms, maps, iou_thresh, most)
         if self.settings.record:
             self.records = records

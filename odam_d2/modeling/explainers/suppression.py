@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -38,15 +39,17 @@ def choose_among(
     Args:
         candidates: of each image, by decreasing score.
         nms: see ``ODAM_NMS_REGISTRY``.
-        maps: class maps of the candidates of all images, where ``nms`` needs them.
+        maps: class maps of the candidates of all images, where ``nms`` needs them, or where what it
+            did is to be recorded.
         iou_thresh: of the detector's own NMS.
         most: detections of each image; negative for no limit.
 
     Returns:
         Of each image: the detections, their indices among the candidates, and the candidates with
-        what became of them: ``kept``, ``suppressed_by``, ``suppressed_iou``,
-        ``suppressed_correlation``. Detections still have their own scores; :func:`lower_scores`
-        gives them those of soft NMS, when nothing needs the others any more.
+        what became of them: ``kept``, ``suppressed_by`` (-1 for none), ``suppressed_iou``,
+        ``suppressed_correlation``, and with ``maps`` their class maps as ``odam_maps``. Detections
+        still have their own scores; :func:`lower_scores` gives them those of soft NMS, when nothing
+        needs the others any more.
     """
     split = [None] * len(candidates)
     if maps is not None:
@@ -59,7 +62,7 @@ def choose_among(
                 found.scores,
                 found.pred_classes,
                 iou_thresh,
-                None if of_image is None else _correlation(of_image),
+                _correlation(of_image) if nms.needs_maps else None,
             )
         )
         keep = result.keep[:most] if most >= 0 else result.keep
@@ -67,7 +70,7 @@ def choose_among(
         detections.set(_LOWERED, result.scores[: len(keep)])
         chosen.append(detections)
         rows.append(keep)
-        records.append(_record(found, result, keep))
+        records.append(_record(found, result, keep, of_image))
     return chosen, rows, records
 
 
@@ -75,10 +78,12 @@ def _correlation(maps: OdamMaps) -> Callable[[Tensor, float], Tensor]:
     return lambda index, stride: maps[index].similarity("class", stride)
 
 
-def _record(found: Instances, result: Suppression, keep: Tensor) -> Instances:
+def _record(
+    found: Instances, result: Suppression, keep: Tensor, maps: OdamMaps | None
+) -> Instances:
     kept = torch.zeros(len(found), dtype=torch.bool, device=keep.device)
     kept[keep] = True
-    return Instances(
+    record = Instances(
         found.image_size,
         pred_boxes=found.pred_boxes,
         scores=found.scores,
@@ -88,6 +93,21 @@ def _record(found: Instances, result: Suppression, keep: Tensor) -> Instances:
         suppressed_iou=result.iou,
         suppressed_correlation=result.correlation,
     )
+    if maps is not None:
+        record.odam_maps = maps
+        record.suppressed_correlation = _with_suppressor(result, maps)
+    return record
+
+
+def _with_suppressor(result: Suppression, maps: OdamMaps, stride: float = 16) -> Tensor:
+    """Correlations of candidates with their suppressors, also where the NMS did not ask."""
+    correlation = result.correlation.clone()
+    asked = (correlation.isnan() & (result.suppressor >= 0)).nonzero()[:, 0]
+    if len(asked):
+        flat = F.normalize(maps.on_grid(stride).flatten(1), dim=1)
+        pairs = flat[asked] * flat[result.suppressor[asked]]
+        correlation[asked] = pairs.sum(dim=1).clamp(max=1).to(correlation)
+    return correlation
 
 
 def lower_scores(instances: Sequence[Instances]) -> None:

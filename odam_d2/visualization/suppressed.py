@@ -1,0 +1,137 @@
+"""Why did this box vanish? What NMS suppressed, beside what it was suppressed by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw
+
+from .canvas import resize
+from .crops import crop_around
+from .overlay import blend_heat
+from .text import Color, fit_text, font
+
+__all__ = ["draw_suppressed", "suppressed_pairs"]
+
+_CELL, _GAP, _TEXT, _HEAD = 190, 8, 250, 34  # pixels of the picture
+_BACK: Color = (17, 20, 26)
+_INK: Color = (235, 238, 242)
+_SOFT: Color = (150, 158, 170)
+_KEPT: Color = (255, 196, 37)
+_LOST: Color = (76, 201, 240)
+_TITLES = ("both boxes", "why the suppressed one", "why the kept one")
+
+
+def suppressed_pairs(candidates: Instances, most: int) -> list[tuple[int, int]]:
+    """
+    The suppressed candidates that one would ask about, each with its suppressor: a high score, and
+    boxes that differ (by score times 1 - IoU). At most two have the same suppressor, beyond those
+    there is mostly more of the same.
+
+    Args:
+        candidates: as ``MODEL.ODAM.NMS.RECORD`` gives them.
+        most: pairs.
+    """
+    pairs: list[tuple[int, int]] = []
+    asked = candidates.scores * (1 - candidates.suppressed_iou.nan_to_num(1))
+    for lost in asked.argsort(descending=True, stable=True).tolist():
+        by = int(candidates.suppressed_by[lost])
+        if by >= 0 and sum(by == other for _, other in pairs) < 2 and len(pairs) < most:
+            pairs.append((lost, by))
+    return pairs
+
+
+def draw_suppressed(
+    image: np.ndarray, candidates: Instances, class_names: Sequence[str], most: int = 8
+) -> np.ndarray:
+    """
+    A row for each suppressed candidate: both boxes (the suppressed one dashed), its class map, that
+    of its suppressor, and in words by how much they overlap and correlate.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. It is not changed.
+        candidates: of the image, in its pixels, with their class maps ``odam_maps``.
+        class_names: by class id.
+        most: rows.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    pairs = suppressed_pairs(candidates, most)
+    width = _GAP + 3 * (_CELL + _GAP) + _TEXT
+    sheet = Image.new("RGB", (width, _HEAD + max(1, len(pairs)) * (_CELL + _GAP)), _BACK)
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(_TITLES):
+        place = (_GAP + column * (_CELL + _GAP), _HEAD // 2)
+        draw.text(place, title, _SOFT, font(13), "lm")
+    if not pairs:
+        draw.text((_GAP, _HEAD + _CELL // 2), "nothing was suppressed", _INK, font(15), "lm")
+    for row, (lost, by) in enumerate(pairs):
+        top = _HEAD + row * (_CELL + _GAP)
+        for column, cell in enumerate(_cells(image, candidates, lost, by)):
+            sheet.paste(Image.fromarray(cell), (_GAP + column * (_CELL + _GAP), top))
+        _describe(draw, (width - _TEXT, top), candidates, lost, by, class_names)
+    return np.array(sheet)
+
+
+def _cells(image: np.ndarray, candidates: Instances, lost: int, by: int) -> list[np.ndarray]:
+    """Three pictures of the same window."""
+    boxes = candidates.pred_boxes.tensor[[lost, by]].cpu().numpy()
+    x1, y1, x2, y2 = crop_around(boxes[0], boxes[1].reshape(2, 2), image.shape[:2])
+    scale = _CELL / max(x2 - x1, y2 - y1)
+    size = (max(1, round((y2 - y1) * scale)), max(1, round((x2 - x1) * scale)))
+    picture = resize(image[y1:y2, x1:x2], size)
+    boxes = (boxes - np.array([x1, y1, x1, y1])) * np.array([size[1], size[0]] * 2)
+    boxes /= np.array([x2 - x1, y2 - y1] * 2)
+    heats = candidates.odam_maps[[lost, by]].dense(*image.shape[:2])[:, 0].detach().cpu().numpy()
+    cells = [_boxed(picture, [(boxes[1], _KEPT, False), (boxes[0], _LOST, True)])]
+    for heat, box, color, dashed in zip(heats, boxes, (_LOST, _KEPT), (True, False), strict=True):
+        shown = blend_heat(picture, resize(heat[y1:y2, x1:x2], size), peak=heat.max())
+        cells.append(_boxed(shown, [(box, color, dashed)]))
+    return cells
+
+
+def _boxed(
+    picture: np.ndarray, boxes: Sequence[tuple[np.ndarray, Color, bool]], dash: int = 6
+) -> np.ndarray:
+    """Boxes (x1, y1, x2, y2) in pixels of the picture, in their colours, solid or dashed."""
+    out = Image.fromarray(picture)
+    draw = ImageDraw.Draw(out)
+    for box, color, dashed in boxes:
+        x1, y1, x2, y2 = np.clip(box, 1, [out.width - 2, out.height - 2] * 2)
+        for start, end in (((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)),
+                           ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))):  # fmt: skip
+            length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
+            step = 2 * dash if dashed else max(length, 1.0)
+            for begin in np.arange(0, max(length, 1.0), step):
+                stop = min(begin + (dash if dashed else length), length)
+                ends = [tuple(np.add(start, np.subtract(end, start) * at / max(length, 1e-6)))
+                        for at in (begin, stop)]  # fmt: skip
+                draw.line(ends, fill=color, width=2)
+    return np.array(out)
+
+
+def _describe(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    candidates: Instances,
+    lost: int,
+    by: int,
+    class_names: Sequence[str],
+) -> None:
+    name = class_names[int(candidates.pred_classes[lost])]
+    lines = [
+        (f"{name} {float(candidates.scores[lost]):.2f}", _LOST, True),
+        ("was suppressed by", _SOFT, False),
+        (f"{name} {float(candidates.scores[by]):.2f}", _KEPT, True),
+        ("", _INK, False),
+        (f"IoU of the boxes  {float(candidates.suppressed_iou[lost]):.2f}", _INK, False),
+        (f"correlation of the maps  {float(candidates.suppressed_correlation[lost]):.2f}",
+         _INK, False),
+    ]  # fmt: skip
+    for number, (text, color, bold) in enumerate(lines):
+        face = font(14, bold=bold)
+        place = (corner[0] + 6, corner[1] + 22 + 24 * number)
+        draw.text(place, fit_text(text, face, _TEXT - 12), color, face, "lm")
