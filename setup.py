@@ -35,6 +35,7 @@ setup(
         "pycocotools>=2.0.4",
         "pyyaml>=5.1",
         "scipy>=1.9",
+        "tabulate",
         "torch>=2.0",
         "torchvision>=0.15",
         "tqdm>=4.60",

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from odam_d2 import OdamMaps, add_odam_config, explain
 from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.windows import paste_window
-from odam_d2.engine.benchmark import scale_random_weights
+from odam_d2.engine.untrained import scale_random_weights
 
 # A tenth of the zoo's width: the same modules, quick enough for a suite.
 SLIM = [

@@ -19,9 +19,6 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.modeling.box_regression import Box2BoxTransformLinear
-from detectron2.structures import Boxes
-from torch import nn
 from tqdm import tqdm
 
 from odam_d2.errors import UserError
@@ -32,15 +29,12 @@ from odam_d2.modeling.views import view_of
 
 from .autograd_maps import compare_with_autograd
 from .detector import set_score_threshold
-from .weights import load_weights
+from .untrained import initialise, spread_proposals
 
 __all__ = [
     "BenchmarkCase",
-    "initialise",
     "measure",
     "peak_memory",
-    "scale_random_weights",
-    "spread_proposals",
     "timed_in_turns",
 ]
 
@@ -85,31 +79,6 @@ class _Spread:
     def _decode_per_level_predictions(self, anchors, scores, deltas, thresh, topk, size):
         quota = self.odam_quota[len(scores)]
         return super()._decode_per_level_predictions(anchors, scores, deltas, thresh, quota, size)
-
-
-class _SpreadProposals:
-    """
-    Mixin for a proposal generator: it does its work, and then gives boxes of all sizes, because an
-    untrained one gives nearly equal ones: 1,000 boxes, sides log-uniform in 24 to 600 pixels and
-    aspect ratios in 1/2 to 2, anywhere in the image.
-    """
-
-    def forward(self, images, features, gt_instances=None):
-        proposals, losses = super().forward(images, features, gt_instances)
-        generator = torch.Generator().manual_seed(0)
-        size, aspect, x, y = torch.rand(4, 1000, generator=generator)
-        size, aspect = 24 * (600 / 24) ** size, 2 ** (aspect - 0.5)
-        for given in proposals:
-            height, width = given.image_size
-            centre = torch.stack([x * width, y * height], dim=1)
-            half = torch.stack([size * aspect, size / aspect], dim=1) / 2
-            boxes = Boxes(torch.cat([centre - half, centre + half], dim=1))
-            boxes.clip(given.image_size)
-            device = given.proposal_boxes.device
-            given._fields.clear()  # another number of boxes
-            given.proposal_boxes = boxes.to(device)
-            given.objectness_logits = torch.zeros(len(boxes), device=device)
-        return proposals, losses
 
 
 class _Remembering:
@@ -162,43 +131,6 @@ def _build(case: BenchmarkCase) -> _Work:
     }
     views = [plain, ours, *(view_of(view, children=remembered) for view in (plain, ours))]
     return _Work(*(functools.partial(view, inputs) for view in views), explainer)
-
-
-def initialise(model: nn.Module, cfg: CfgNode) -> None:
-    """Weights as the config says, or random ones."""
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
-    else:
-        scale_random_weights(model)
-
-
-def spread_proposals(model: nn.Module) -> nn.Module:
-    """A view of an untrained model, with proposals of all sizes where it has proposals."""
-    if getattr(model, "proposal_generator", None) is None:
-        return model
-    rpn = view_of(model.proposal_generator, _SpreadProposals)
-    return view_of(model, children={"proposal_generator": rpn})
-
-
-@torch.no_grad()
-def scale_random_weights(model: nn.Module) -> None:
-    """
-    Bring the features of an untrained detector to order one, in place.
-
-    Features of untrained weights with batch norm in eval mode grow by orders of magnitude, and
-    boxes explode with them. Without biases, such a backbone is homogeneous in its first layer:
-    scaling that one layer is enough. Backbones that normalise are of order one already. Where boxes
-    are distances, as FCOS's are, untrained ones have no size and would be dropped: they get some.
-    """
-    if isinstance(getattr(model, "box2box_transform", None), Box2BoxTransformLinear):
-        nn.init.constant_(model.head.bbox_pred.bias, 2.0)
-    parameter = next(model.parameters())
-    unit = max(model.backbone.size_divisibility, 64)
-    image = torch.randn(1, 3, 2 * unit, 3 * unit, dtype=parameter.dtype, device=parameter.device)
-    size = max(feature.std() for feature in model.backbone(image * 60).values())
-    bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
-    first = next(module for module in bottom_up.modules() if isinstance(module, nn.Conv2d))
-    first.weight /= size
 
 
 def measure(case: BenchmarkCase) -> dict:

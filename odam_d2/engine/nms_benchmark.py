@@ -16,8 +16,9 @@ from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
-from .benchmark import initialise, spread_proposals, timed_in_turns
+from .benchmark import timed_in_turns
 from .detector import set_score_threshold
+from .untrained import initialise, spread_proposals
 
 __all__ = ["measure_nms"]
 

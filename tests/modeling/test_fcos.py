@@ -15,7 +15,7 @@ from oracle import RETINANET, SLIM, two_images, zoo_model
 from odam_d2 import add_odam_config
 from odam_d2.core.errors import InputError
 from odam_d2.engine import setup_cfg
-from odam_d2.engine.benchmark import scale_random_weights
+from odam_d2.engine.untrained import scale_random_weights
 from odam_d2.modeling.fcos import ConfigurableFCOS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "COCO-Detection" / "fcos_R_50_FPN_1x.yaml"

@@ -11,7 +11,7 @@ from torch import nn
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.engine import setup_cfg
-from odam_d2.engine.benchmark import scale_random_weights
+from odam_d2.engine.untrained import scale_random_weights
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.settings import ExplainSettings
 

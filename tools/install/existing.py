@@ -26,6 +26,7 @@ RUN = {
     "PIL": "pillow",
     "pycocotools": "pycocotools",
     "scipy": "scipy",
+    "tabulate": "tabulate",
     "tqdm": "tqdm",
     "yaml": "pyyaml",
 }

@@ -22,35 +22,15 @@ from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
 
-from .anchors import ORIGIN, Anchors, TracedDecoding, nearest_anchors
+from .anchors import ORIGIN, Anchors, nearest_anchors
 from .dense_training import dense_training_view
+from .dense_view import ExplainingDetector
 from .head import HeadExplainer
 from .reading import Evaluation, Reading
 from .suppression import ALL, NO_NMS, lower_scores
 from .towers import TracedTower, convolutions, is_local, with_constant_statistics
 
 __all__ = ["DenseExplainer"]
-
-
-class _Explaining(TracedDecoding):
-    """Mixin for a ``DenseDetector``: detections get ``odam_maps`` on the way out."""
-
-    def forward_inference(self, images, features, predictions):
-        explainer = self.odam_explainer
-        # Where transposing is not a copy, Detectron2's sigmoid_ would overwrite what is kept.
-        kept = [
-            [x.clone() if _transposes_in_place(x, size) else x for x in levels]
-            for levels, size in zip(predictions, explainer.output_sizes, strict=True)
-        ]
-        results = super().forward_inference(images, features, predictions)
-        explainer.outputs = explainer.tracing.outputs = kept
-        try:
-            results = explainer.explain_traced(images, features, results)
-        finally:
-            explainer.forget()
-        for found in results:
-            found.remove(ORIGIN)
-        return results
 
 
 class DenseExplainer(HeadExplainer):
@@ -121,7 +101,7 @@ class DenseExplainer(HeadExplainer):
         head = self.tracing.traced_head()
         self.masks = self.tracing.masks
         return view_of(
-            self.model, _Explaining, children={"head": head}, odam_explainer=self, **state
+            self.model, ExplainingDetector, children={"head": head}, odam_explainer=self, **state
         )
 
     @property
@@ -322,13 +302,3 @@ class DenseExplainer(HeadExplainer):
         )
         values[:, used] = windows.values.to(values)
         return windows._replace(values=values)
-
-
-def _transposes_in_place(outputs: Tensor, per_anchor: int) -> bool:
-    """Whether Detectron2's (I, A K, H, W) to (I, H W A, K) is a view of the same memory."""
-    by_anchor = outputs.unflatten(1, (-1, per_anchor)).permute(0, 3, 4, 1, 2)
-    try:
-        by_anchor.view(len(outputs), -1, per_anchor)
-    except RuntimeError:
-        return False
-    return True
