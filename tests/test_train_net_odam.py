@@ -99,6 +99,17 @@ def test_losses_that_are_not_finite_stop_with_a_sentence(tmp_path, monkeypatch, 
     assert not (tmp_path / "model_final.pth").exists()
 
 
+def test_a_data_set_without_objects_is_refused(tmp_path, capsys):
+    entries = [{**entry, "annotations": []} for entry in DatasetCatalog.get(NAME)]
+    DatasetCatalog.register("tiny_of_nobody", lambda: entries)
+    try:
+        status = run(RETINANET, tmp_path, *LOSS, "DATASETS.TRAIN", "('tiny_of_nobody',)")
+    finally:
+        DatasetCatalog.remove("tiny_of_nobody")
+    assert status == 1
+    assert "no image of tiny_of_nobody has an object to train on" in capsys.readouterr().err
+
+
 def test_images_without_objects_train_too(tmp_path):
     assert run(RETINANET, tmp_path, *LOSS, "SOLVER.MAX_ITER", "3",
                "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False") == 0  # fmt: skip

@@ -47,11 +47,15 @@ def box_iou(boxes: Tensor) -> Tensor:
     """(n, n) intersection over union of boxes (n, 4); zero where neither has an area."""
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
     area = size[:, 0] * size[:, 1]
-    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=2)
+    overlap = _shared(boxes[:, 0], boxes[:, 2]).mul_(_shared(boxes[:, 1], boxes[:, 3]))
     union = area[:, None] + area[None] - overlap
     return torch.where(union > 0, overlap / union.clamp(min=torch.finfo(union.dtype).tiny), 0)
+
+
+def _shared(low: Tensor, high: Tensor) -> Tensor:
+    """(n, n) length of what intervals share."""
+    shared = torch.minimum(high[:, None], high[None]).sub_(torch.maximum(low[:, None], low[None]))
+    return shared.clamp_(min=0)
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float) -> Suppression:

@@ -5,6 +5,8 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from odam_d2.errors import UserError
+
 from .evaluators import build_evaluator
 from .heat_map_hook import HeatMapImages
 from .training import nothing_lost
@@ -29,6 +31,17 @@ class Trainer(DefaultTrainer):
             cfg.defrost()
             cfg.MODEL.ODAM.TARGETS = []
         return super().build_model(cfg)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """As in Detectron2, with a :class:`UserError` where there is nothing to train on."""
+        try:
+            return super().build_train_loader(cfg)
+        except AssertionError as error:
+            if "No valid data" not in str(error):
+                raise
+            names = ", ".join(cfg.DATASETS.TRAIN)
+            raise UserError(f"no image of {names} has an object to train on") from error
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
