@@ -1,15 +1,23 @@
 """Odam-Train in detectors: gradient, schedule, precision, processes, what it leaves alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 from training_cases import Recorder, labelled_images, losses_of, training_model
 
 from odam_d2.core.errors import InputError
-from odam_d2.modeling import UnsupportedModelError
-from odam_d2.modeling.losses import ODAM_LOSS_REGISTRY, Positives
+from odam_d2.modeling import OdamRetinaNet, UnsupportedModelError
+from odam_d2.modeling.losses import (
+    ODAM_LOSS_REGISTRY,
+    OdamTraining,
+    OdamTrainLoss,
+    Positives,
+)
 
 
 class FixedBoxes(nn.Module):
@@ -268,3 +276,13 @@ def test_wrong_values_are_named(opts, sentence):
 def test_towers_that_cannot_be_trained_are_refused_at_once():
     with pytest.raises(UnsupportedModelError, match="SyncBN"):
         training_model("retinanet", "MODEL.RETINANET.NORM", "SyncBN")
+
+
+def test_a_lazy_config_gives_it_as_an_argument():
+    cfg = LazyConfig.load(str(Path(__file__).parents[1] / "lazy_configs" / "retinanet_slim.py"))
+    cfg.model._target_ = OdamRetinaNet
+    cfg.model.odam_training = LazyCall(OdamTraining)(loss=LazyCall(OdamTrainLoss)(), weight=0.3)
+    model = instantiate(cfg.model).train()
+    losses, _ = losses_of(model, labelled_images())
+    assert losses["loss_odam"] > 0
+    assert model.odam_training.weight == 0.3
