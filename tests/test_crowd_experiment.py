@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 
+from odam_d2 import OdamMaps
 from odam_d2.crowds.candidates import Candidates, load, save
 from odam_d2.crowds.experiment import Experiment
 from odam_d2.crowds.measures import detection_figures, pair_figures
@@ -32,10 +33,22 @@ def crowd():
     objects = [[0.0, 0, 30, 50], [10, 0, 40, 50]]
     boxes = [objects[0], [1.0, 0, 31, 50], objects[1], [11.0, 0, 41, 50]]
     same = torch.block_diag(*[torch.full((2, 2), 0.8)] * 2)
-    correlation = (same + 0.1).fill_diagonal_(1)
+    maps = maps_with((same + 0.1).fill_diagonal_(1))
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
     classes = torch.zeros(4, dtype=torch.int64)
-    return entry(*objects), Candidates(5, torch.tensor(boxes), scores, classes, correlation)
+    return entry(*objects), Candidates(5, torch.tensor(boxes), scores, classes, maps)
+
+
+def maps_with(correlation):
+    """Maps of one row of cells whose cosines are these: rows of the Cholesky factor."""
+    count = len(correlation)
+    values = torch.linalg.cholesky(correlation + 1e-6 * torch.eye(count))[:, None, None]
+    pairs = torch.ones((count, 2), dtype=torch.int64)
+    return OdamMaps(
+        ["class"], values, origins=0 * pairs, strides=torch.full((count,), 16.0),
+        grid_sizes=pairs * torch.tensor([1, count]), levels=pairs[:, 0],
+        image_sizes=pairs * torch.tensor([16, 16 * count]),
+    )  # fmt: skip
 
 
 def test_pairs_by_hand():
@@ -88,7 +101,7 @@ def crowded():
     scores = torch.cat([torch.linspace(0.99, 0.9, count), torch.linspace(0.5, 0.4, count)])
     candidates = Candidates(
         image["image_id"], torch.cat([boxes, boxes + 1]), scores, classes.repeat(2),
-        (number == number[:, None]).float(),
+        maps_with((number == number[:, None]) * (1 - 1e-4) + 1e-4 * torch.eye(2 * count)),
     )  # fmt: skip
     return "crowdshapes_crowded_val", image, candidates
 
@@ -99,7 +112,10 @@ def test_candidates_survive_a_file(tmp_path):
     (found,) = load(tmp_path / "c.pth")
     assert found.image_id == 5
     assert torch.equal(found.boxes, candidates.boxes)
-    assert (found.correlation - candidates.correlation).abs().max() < 1e-3
+    index = torch.arange(4)
+    assert (found.correlation(index) - candidates.correlation(index)).abs().max() < 1e-2
+    with pytest.raises(ValueError, match="all candidates of a class together"):
+        found.correlation(index[:2])
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
 

@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME",
                         help=f"of {', '.join(DETECTORS)}")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N")
-    parser.add_argument("--tuning-images", type=int, default=60, metavar="N",
+    parser.add_argument("--tuning-images", type=int, default=100, metavar="N",
                         help="training images on which thresholds are chosen")  # fmt: skip
     parser.add_argument("--overlap", type=float, default=0.3,
                         help="IoU above which objects count as overlapping")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from detectron2.data import DatasetMapper, build_detection_test_loader, get_dete
 from torch import nn
 from tqdm import tqdm
 
-from odam_d2 import explain
+from odam_d2 import OdamMaps, explain
+
+_GEOMETRY = ("origins", "strides", "grid_sizes", "image_sizes", "levels")
 
 __all__ = ["Candidates", "collect", "load", "save", "without_nms"]
 
@@ -27,17 +30,33 @@ class Candidates:
         boxes: (N, 4), XYXY in pixels of the original image.
         scores: (N,).
         classes: (N,) int64.
-        correlation: (N, N), of the heat maps of their class logits.
+        maps: heat maps of their class logits.
     """
 
     image_id: int
     boxes: torch.Tensor
     scores: torch.Tensor
     classes: torch.Tensor
-    correlation: torch.Tensor
+    maps: OdamMaps
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @cached_property
+    def by_class(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """The candidates of each class, (n,) indices, and the correlations of their maps (n, n)."""
+        groups = ((k, (self.classes == k).nonzero()[:, 0]) for k in self.classes.unique().tolist())
+        return {label: (index, self.maps[index].similarity("class")) for label, index in groups}
+
+    def correlation(self, index: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            index: (n,), all candidates of a class in the order of scores.
+        """
+        mine, correlation = self.by_class[int(self.classes[index[0]])]
+        if not torch.equal(mine, index):
+            raise ValueError("correlations are kept for all candidates of a class together")
+        return correlation
 
 
 def without_nms(cfg: CfgNode, max_candidates: int) -> CfgNode:
@@ -78,23 +97,36 @@ def collect(
                 boxes=instances.pred_boxes.tensor,
                 scores=instances.scores,
                 classes=instances.pred_classes,
-                correlation=instances.odam_maps.similarity("class"),
+                maps=instances.odam_maps,
             )
 
 
 def save(candidates: list[Candidates], path: Path) -> None:
-    """Write candidates to a file, whole or not at all; correlations in half precision."""
-    fields = [
-        {**vars(of_image), "correlation": of_image.correlation.half()} for of_image in candidates
-    ]
+    """Write candidates to a file, whole or not at all; maps in half precision."""
+    fields = [_to_fields(of_image) for of_image in candidates]
     unfinished = path.with_suffix(".tmp")
     torch.save(fields, unfinished)
     unfinished.replace(path)
+
+
+def _to_fields(candidates: Candidates) -> dict:
+    maps = candidates.maps.normalized()  # within the range of half precision
+    tensors = {name: getattr(maps, name) for name in _GEOMETRY}
+    names = ("image_id", "boxes", "scores", "classes")
+    return {
+        **{name: getattr(candidates, name) for name in names},
+        "maps": {"values": maps.values.half(), **tensors},
+    }
 
 
 def load(path: Path) -> list[Candidates]:
     """Read what :func:`save` wrote."""
     found = torch.load(path, weights_only=True)
     return [
-        Candidates(**{**fields, "correlation": fields["correlation"].float()}) for fields in found
+        Candidates(**{**fields, "maps": OdamMaps(["class"], **_to_float(fields["maps"]))})
+        for fields in found
     ]
+
+
+def _to_float(maps: dict) -> dict:
+    return {**maps, "values": maps["values"].float()}

@@ -23,9 +23,9 @@ from .tuning import METHODS, tune
 
 __all__ = ["Experiment", "run_all"]
 
-# More candidates than any image of these sets has objects, by an order of magnitude; correlations
-# are of all pairs.
-_MOST_CANDIDATES = 400
+# More than any of these detectors has above its score threshold: a dense one has many for each
+# object, and where only the best were kept, whole objects would be missing.
+_MOST_CANDIDATES = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Experiment:
 
     configs: Path
     output: Path
-    tuning_images: int = 60
+    tuning_images: int = 100
     overlap: float = 0.3
     precision: float = 0.8
     opts: tuple[str, ...] = ()

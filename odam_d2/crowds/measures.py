@@ -93,15 +93,18 @@ def _pairs(candidates: Candidates, entry: dict, overlap: float) -> tuple[Tensor,
     """(2, P) correlation and IoU of pairs of the same object, and of different ones."""
     objects = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
                for a in entry["annotations"] if not a.get("iscrowd", 0)]  # fmt: skip
-    rows = (candidates.scores > _MIN_SCORE).nonzero()[:, 0]
-    boxes, classes = Boxes(candidates.boxes[rows]), candidates.classes[rows]
-    if not objects or not len(rows):
+    if not objects or not len(candidates):
         return torch.zeros(2, 0), torch.zeros(2, 0)
-    best, number = pairwise_iou(boxes, Boxes(torch.tensor(objects))).max(dim=1)
-    iou = pairwise_iou(boxes, boxes)
-    on_object = best >= _MIN_IOU
-    pairs = (iou > overlap) & on_object & on_object[:, None] & (classes == classes[:, None])
-    pairs = pairs.triu(diagonal=1)
-    same = number == number[:, None]
-    values = torch.stack([candidates.correlation[rows[:, None], rows], iou])
-    return values[:, pairs & same], values[:, pairs & ~same]
+    best, number = pairwise_iou(Boxes(candidates.boxes), Boxes(torch.tensor(objects))).max(dim=1)
+    asked = (candidates.scores > _MIN_SCORE) & (best >= _MIN_IOU)
+    same, different = [], []
+    for index, correlation in candidates.by_class.values():
+        boxes = Boxes(candidates.boxes[index])
+        iou = pairwise_iou(boxes, boxes)
+        pairs = (iou > overlap) & asked[index] & asked[index][:, None]
+        pairs = pairs.triu(diagonal=1)
+        of_one = number[index] == number[index][:, None]
+        values = torch.stack([correlation, iou])
+        same.append(values[:, pairs & of_one])
+        different.append(values[:, pairs & ~of_one])
+    return torch.cat(same, dim=1), torch.cat(different, dim=1)
