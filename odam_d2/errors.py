@@ -28,8 +28,9 @@ def run_tool(main: Callable[[], object]) -> int:
         main: the tool. What it returns is ignored.
 
     Returns:
-        The exit status: 0 for success, 1 after a :class:`UserError` (also one that was raised in
-        a process that Detectron2's ``launch`` started) or an :class:`OSError`, 130 after Ctrl-C.
+        The exit status: 0 for success, 1 after a :class:`UserError` or :class:`InputError` (also
+        one that was raised in a process that Detectron2's ``launch`` started) or an
+        :class:`OSError`, 130 after Ctrl-C.
         Other exceptions pass.
     """
     try:
@@ -37,7 +38,7 @@ def run_tool(main: Callable[[], object]) -> int:
     except (UserError, InputError) as error:
         return _report(str(error))
     except ProcessRaisedException as error:
-        sentence = re.search(r"^odam_d2\.errors\.UserError: (.+)$", str(error), re.MULTILINE)
+        sentence = re.search(r"^odam_d2\.(?:\w+\.)*\w*Error: (.+)$", str(error), re.MULTILINE)
         if sentence is None:
             raise
         return _report(sentence.group(1))

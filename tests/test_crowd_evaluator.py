@@ -71,6 +71,8 @@ def test_figures_by_hand(dataset, tmp_path):
     results = run([7, 3, 9], output_dir=str(tmp_path))["crowd"]
     assert results["AP-robot"] == pytest.approx(50)
     assert results["AP-tree"] == pytest.approx(0)
+    assert (results["MR-robot"], results["MR-tree"]) == pytest.approx((0, 50))
+    assert (results["JI-robot"], results["JI-tree"]) == pytest.approx((100, 50), abs=1e-3)
     assert results["AP"] == pytest.approx(25)
     assert results["Recall"] == pytest.approx(75)
     # Overlapped are the two robots. In order of scores 0.9 right, 0.8 right, 0.7 wrong, 0.4 right:
@@ -126,7 +128,7 @@ def test_two_processes_give_the_same(dataset, tmp_path):
     mp.spawn(_process, (port, str(tmp_path)), nprocs=2)
     results = torch.load(tmp_path / "0.pth", weights_only=False)
     alone = run([7, 3, 9])["crowd"]
-    shared = {name: value for name, value in alone.items() if not name.startswith("AP-")}
+    shared = {name: value for name, value in alone.items() if not name[2:].startswith("-")}
     assert {name: results["crowd"][name] for name in shared} == shared
     assert torch.load(tmp_path / "1.pth", weights_only=False) == {}
 
@@ -145,7 +147,7 @@ def test_images_of_another_data_set_are_named(dataset):
 def test_scores_that_are_not_finite_are_named(dataset):
     evaluator, bad = CrowdEvaluator(NAME), output(7)
     bad["instances"].scores[0] = float("nan")
-    with pytest.raises(InputError, match="image 7 has scores"):
+    with pytest.raises(InputError, match="image 7 has scores or boxes"):
         evaluator.process([{"image_id": 7}], [bad])
 
 

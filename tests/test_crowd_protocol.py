@@ -83,6 +83,13 @@ def test_precision_and_recall_by_hand():
     assert math.isnan(recall_at_precision(found, 0.5, np.array([False, False])))
 
 
+def test_a_threshold_takes_equal_scores_together():
+    """Right, then right and wrong with the same score: precision 1 and 2/3, never 2/2."""
+    found = match([case(TWO, [TWO[0], TWO[1], [90, 0, 99, 20]], [0.9, 0.5, 0.5])])
+    assert recall_at_precision(found, 0.9) == 0.5
+    assert recall_at_precision(found, 0.6) == 1
+
+
 def test_miss_rate_by_hand():
     """
     One image, as above: false positives per image 0 1 2 2, missed 1/2 1/2 1/2 0. All nine points

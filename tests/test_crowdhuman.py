@@ -77,7 +77,6 @@ def test_boxes_and_what_is_ignored(folder):
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3])]}), "line 2: fbox must be 4 numbers"),
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, "3", 4])]}), "fbox must be 4 numbers"),
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, float("nan"), 4])]}), "4 numbers"),
-        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, -3, 4])]}), "negative width"),
         (json.dumps({"ID": "x", "gtboxes": [[1, 2]]}), "line 2"),
     ],
 )
@@ -87,6 +86,13 @@ def test_malformed_lines_are_named(line, sentence, tmp_path):
         load_odgt(path, "images")
     assert str(error.value).startswith(path)
     assert sentence in str(error.value)
+
+
+def test_boxes_of_negative_size_are_left_out(tmp_path):
+    """As the public tools do; other boxes of the person do not matter."""
+    people = [person([1, 2, -3, 4]), {**person([1, 2, 3, 4]), "hbox": [0, 0, -1, -1]}]
+    path = written(tmp_path, json.dumps({"ID": "x", "gtboxes": people}))
+    assert [a["bbox"] for a in load_odgt(path, "images")[0]["annotations"]] == [[1, 2, 3, 4]]
 
 
 def test_an_empty_file_and_unknown_boxes_are_refused(tmp_path):
@@ -150,7 +156,7 @@ def test_unknown_evaluators_and_missing_files_are_named_before_a_run(tmp_path):
     cfg = setup_cfg("", ["TEST.ODAM.EVALUATORS", "['crowds']"])
     with pytest.raises(UserError, match=r"TEST.ODAM.EVALUATORS has 'crowds'; there are crowd"):
         check_run(cfg, Args)
-    kept = MetadataCatalog.get("crowdhuman_val").json_file
+    kept = MetadataCatalog.get("crowdhuman_val").odgt_file
     if not os.path.isfile(kept):
         cfg = setup_cfg("", ["DATASETS.TEST", "('crowdhuman_val',)"])
         with pytest.raises(UserError, match=r"'crowdhuman_val' needs .*annotation_val\.odgt"):

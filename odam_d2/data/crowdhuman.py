@@ -40,11 +40,12 @@ def load_odgt(
 
     Returns:
         Detectron2's list of dicts, without ``height`` and ``width``, which the file does not have
-        and Detectron2's ``DatasetMapper`` takes from the image. Each annotation also has the keys
-        ``full_box``, ``visible_box`` and ``head_box``, XYWH in pixels, those that there are. What
-        is to be ignored (``extra.ignore``, anything but a ``person``, for heads also
-        ``head_attr.ignore``) has ``iscrowd`` 1: Detectron2 does not train on it, and
-        :class:`odam_d2.evaluation.CrowdEvaluator` does not count detections there.
+        and Detectron2's ``DatasetMapper`` takes from the image. Boxes of negative width or height
+        are left out. Each annotation also has the keys ``full_box``, ``visible_box`` and
+        ``head_box``, XYWH in pixels, those that there are. What is to be ignored (``extra.ignore``,
+        anything but a ``person``, for heads also ``head_attr.ignore``) has ``iscrowd`` 1:
+        Detectron2 does not train on it, and :class:`odam_d2.evaluation.CrowdEvaluator` does not
+        count detections there.
 
     Raises:
         InputError: a line is malformed; the message says which one, and why.
@@ -90,8 +91,13 @@ def _entry(line: str, image_root: str, key: str) -> dict:
     return {
         "file_name": os.path.join(image_root, f"{image_id}.jpg"),
         "image_id": image_id,
-        "annotations": [_annotation(person, key) for person in people],
+        "annotations": [a for a in (_annotation(p, key) for p in people) if _has_extent(a)],
     }
+
+
+def _has_extent(annotation: dict) -> bool:
+    """The public tools leave out boxes with a negative width or height."""
+    return annotation["bbox"][2] >= 0 and annotation["bbox"][3] >= 0
 
 
 def _annotation(person: dict, key: str) -> dict:
@@ -119,8 +125,6 @@ def _box(values: object, field: str) -> list[float]:
     )
     if not numbers or len(values) != 4:
         raise ValueError(f"{field} must be 4 numbers x, y, width, height, not {values!r}")
-    if values[2] < 0 or values[3] < 0:
-        raise ValueError(f"{field} {values!r} has a negative width or height")
     return [float(v) for v in values]
 
 
@@ -140,7 +144,6 @@ def register_crowdhuman(root: str) -> None:
         DatasetCatalog.register(name, lambda path=path: load_odgt(path, images, check_images=True))
         MetadataCatalog.get(name).set(
             odgt_file=path,
-            json_file=path,  # what is looked for before a run starts
             image_root=images,
             evaluator_type="crowdhuman",
             thing_classes=["person"],

@@ -54,7 +54,8 @@ def check_dataset(name: str) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"data set {name!r} is not registered{hint}")
-    json_file = MetadataCatalog.get(name).get("json_file")
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file", metadata.get("odgt_file"))
     if json_file is None or os.path.isfile(json_file):
         return
     try:

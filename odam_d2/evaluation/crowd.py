@@ -129,9 +129,11 @@ class CrowdEvaluator(DatasetEvaluator):
                 )
             found = output["instances"].to("cpu")
             scores = found.scores.numpy()
-            if not np.isfinite(scores).all():
-                raise InputError(f"image {given['image_id']!r} has scores that are not finite")
             boxes = found.pred_boxes.tensor.numpy()
+            if not np.isfinite(scores).all() or not np.isfinite(boxes).all():
+                raise InputError(
+                    f"image {given['image_id']!r} has scores or boxes that are not finite"
+                )
             self._found[given["image_id"]] = (
                 found.image_size,
                 boxes.astype(np.float64),
@@ -150,6 +152,9 @@ class CrowdEvaluator(DatasetEvaluator):
         if not merged:
             logger.warning("[CrowdEvaluator] Did not receive valid predictions.")
             return {}
+        if len(merged) < len(self._images):
+            logger.warning("[CrowdEvaluator] %d of the %d images of %s were evaluated.",
+                           len(merged), len(self._images), self._name)  # fmt: skip
         # In the order of the data set, however many processes there were: of equal scores, the
         # image that comes first comes first.
         images = [self._image(image_id, *merged[image_id])
@@ -203,8 +208,8 @@ def crowd_metrics(
         overlap, precision: as for :class:`CrowdEvaluator`.
 
     Returns:
-        ``AP``, ``Recall``, ``MR``, ``JI`` (means over categories with objects), ``AP-NAME`` of each
-        category where there are several, ``JI_by_threshold``; ``Recall-overlapped`` among all
+        ``AP``, ``Recall``, ``MR``, ``JI`` (means over categories with objects), ``AP-NAME``,
+        ``MR-NAME`` and ``JI-NAME`` of each category where there are several, ``JI_by_threshold``; ``Recall-overlapped`` among all
         detections, ``Recall@P80`` and ``Recall-overlapped@P80`` at that precision over all
         categories together; ``objects`` and ``overlapped_objects``, counts.
     """
@@ -229,6 +234,8 @@ def crowd_metrics(
         for category, row in zip(categories, per_category, strict=True):
             name = class_names[category] if class_names else f"class {category}"
             results[f"AP-{name}"] = 100 * float(row[0])
+            results[f"MR-{name}"] = 100 * float(row[2])
+            results[f"JI-{name}"] = 100 * float(np.max(row[3:]))
     results["JI_by_threshold"] = mean[3:].tolist()
     results["objects"] = len(overlapped)
     results["overlapped_objects"] = int(overlapped.sum())

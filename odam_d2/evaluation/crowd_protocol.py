@@ -197,7 +197,10 @@ def recall_at_precision(
     chosen = np.ones(matches.num_objects, dtype=bool) if chosen is None else chosen
     if not chosen.any():
         return float("nan")
-    reached = np.flatnonzero(_curve(matches)[1] >= precision) if len(matches.hits) else []
+    reached = _curve(matches)[1] >= precision if len(matches.hits) else np.zeros(0, dtype=bool)
+    # A threshold takes detections of equal scores together.
+    reached[:-1] &= matches.scores[:-1] > matches.scores[1:]
+    reached = np.flatnonzero(reached)
     if not len(reached):
         return 0.0
     found = matches.objects[: reached[-1] + 1]
