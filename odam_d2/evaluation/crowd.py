@@ -209,9 +209,9 @@ def crowd_metrics(
 
     Returns:
         ``AP``, ``Recall``, ``MR``, ``JI`` (means over categories with objects), ``AP-NAME``,
-        ``MR-NAME`` and ``JI-NAME`` of each category where there are several, ``JI_by_threshold``; ``Recall-overlapped`` among all
-        detections, ``Recall@P80`` and ``Recall-overlapped@P80`` at that precision over all
-        categories together; ``objects`` and ``overlapped_objects``, counts.
+        ``MR-NAME`` and ``JI-NAME`` of each category where there are several, ``JI_by_threshold``;
+        ``Recall-overlapped`` among all detections, ``Recall@P80`` and ``Recall-overlapped@P80`` at
+        that precision over all categories together; ``objects`` and ``overlapped_objects``, counts.
     """
     categories = _categories(images)
     results: dict = {}
