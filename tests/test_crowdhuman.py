@@ -17,8 +17,8 @@ from odam_d2.data.crowdhuman import load_odgt, register_crowdhuman
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.checks import check_run
 from odam_d2.engine.evaluators import build_evaluator
-from odam_d2.errors import UserError
-from odam_d2.evaluation import CrowdEvaluator
+from odam_d2.errors import UserError, run_tool
+from odam_d2.evaluation import CrowdEvaluator, crowd_files
 
 GOLDEN = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "crowdhuman_golden"
 
@@ -190,3 +190,34 @@ def test_the_published_case_through_the_evaluator(tmp_path):
     expected = json.loads((GOLDEN / "expected.json").read_text())
     for key in ("AP", "Recall", "MR", "JI"):
         assert results[key] / 100 == pytest.approx(expected[key], abs=1e-6)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="DETECTRON2_DATASETS has no crowdhuman_golden")
+def test_the_published_case_from_its_files(capsys):
+    files = ["--ground-truth", GOLDEN / "gt.odgt", "--detections", GOLDEN / "det.jsonl"]
+    assert run_tool(lambda: crowd_files.main([str(argument) for argument in files])) == 0
+    results = json.loads(capsys.readouterr().out)
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    for key in ("AP", "Recall", "MR", "JI"):
+        assert results[key] / 100 == pytest.approx(expected[key], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["{broken"], "line 1"),
+        ([{"ID": "z"}], "line 1: image 'z' is unknown, or there twice"),
+        ([{"ID": "a"}], "line 1: no key 'dtboxes'"),
+        ([{"ID": "a", "dtboxes": [{"box": [1, 2, 3], "score": 0.5}]}], "line 1"),
+        ([{"ID": "a", "height": 9, "width": 9, "dtboxes": []}], "lacks 1 of the 2 images"),
+    ],
+)
+def test_detections_that_do_not_fit_are_named(lines, sentence, tmp_path, capsys):
+    truth = written(tmp_path, '{"ID": "a", "gtboxes": []}', '{"ID": "b", "gtboxes": []}')
+    found = tmp_path / "found.jsonl"
+    found.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    files = ["--ground-truth", truth, "--detections", str(found)]
+    assert run_tool(lambda: crowd_files.main(files)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error

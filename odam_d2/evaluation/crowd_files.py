@@ -1,0 +1,93 @@
+"""
+Evaluate detections in CrowdHuman's public file formats, whoever made them:
+
+    python -m odam_d2.evaluation.crowd_files --ground-truth annotation_val.odgt --detections FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from odam_d2.core.errors import InputError
+from odam_d2.data.crowdhuman import load_odgt
+from odam_d2.errors import run_tool
+
+from .crowd import CrowdImage, crowd_metrics
+
+__all__ = ["read_images"]
+
+
+def read_images(ground_truth: str, detections: str) -> list[CrowdImage]:
+    """
+    Args:
+        ground_truth: path of an ``.odgt`` file.
+        detections: path of a file with a JSON object for each image in a line of its own: ``ID``,
+            ``height``, ``width`` and ``dtboxes``, each with a ``box`` (XYWH in pixels) and a
+            ``score``.
+
+    Raises:
+        InputError: a line is malformed, or the files are of different images; says which.
+    """
+    truth = {entry["image_id"]: entry for entry in load_odgt(ground_truth, "")}
+    images, seen = [], set()
+    with open(detections, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                image_id = record["ID"]
+                if image_id not in truth or image_id in seen:
+                    raise ValueError(f"image {image_id!r} is unknown, or there twice")
+                images.append(_image(truth[image_id], record))
+            except (ValueError, KeyError, TypeError) as error:
+                what = f"no key {error}" if isinstance(error, KeyError) else str(error)
+                raise InputError(f"{detections}, line {number}: {what}") from error
+            seen.add(image_id)
+    if missing := truth.keys() - seen:
+        raise InputError(
+            f"{detections} lacks {len(missing)} of the {len(truth)} images of {ground_truth}, such "
+            f"as {min(missing)!r}"
+        )
+    return images
+
+
+def _image(entry: dict, record: dict) -> CrowdImage:
+    boxes = np.array([found["box"] for found in record["dtboxes"]], dtype=np.float64)
+    scores = np.array([found["score"] for found in record["dtboxes"]], dtype=np.float64)
+    boxes = boxes.reshape(len(scores), 4)
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise ValueError("boxes and scores must be finite")
+    boxes[:, 2:] += boxes[:, :2]
+    annotations = entry["annotations"]
+    objects = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return CrowdImage(
+        size=(record["height"], record["width"]),
+        objects=np.array(objects, dtype=np.float64).reshape(-1, 4),
+        categories=np.zeros(len(annotations), dtype=np.int64),
+        ignore=np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool),
+        boxes=boxes,
+        scores=scores,
+        classes=np.zeros(len(scores), dtype=np.int64),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ground-truth", required=True, metavar="FILE", help=".odgt")
+    parser.add_argument("--detections", required=True, metavar="FILE",
+                        help="a JSON object for each image in a line of its own")  # fmt: skip
+    args = parser.parse_args(argv)
+    images = read_images(args.ground_truth, args.detections)
+    print(json.dumps({"images": len(images), **crowd_metrics(images)}, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool(main))
