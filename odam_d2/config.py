@@ -120,8 +120,8 @@ def _nms_keys() -> CN:
     # odam_nms: maps are compared on a grid with cells of this many pixels of the network's input.
     nms.GRID_STRIDE = 16
 
-    # soft_nms: "linear" lowers a score by the factor 1 - IoU where the IoU is above
-    # SOFT_IOU_THRESH, in [0, 1]; "gaussian" by exp(-IoU^2 / SOFT_SIGMA), above 0.
+    # soft_nms: "linear" lowers a score by the factor 1 - IoU where the IoU is at
+    # least SOFT_IOU_THRESH, in [0, 1]; "gaussian" by exp(-IoU^2 / SOFT_SIGMA), above 0.
     nms.SOFT_METHOD = "linear"
     nms.SOFT_IOU_THRESH = 0.3
     nms.SOFT_SIGMA = 0.5

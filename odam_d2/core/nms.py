@@ -164,7 +164,7 @@ def soft_nms(
 
     Args:
         boxes, scores, classes: as for :func:`nms`.
-        method: ``"linear"``, factor ``1 - IoU`` where the IoU is above ``iou_thresh``;
+        method: ``"linear"``, factor ``1 - IoU`` where the IoU is ``iou_thresh`` or more;
             ``"gaussian"``, factor ``exp(-IoU^2 / sigma)`` everywhere.
         iou_thresh: in [0, 1].
         sigma: above 0.
@@ -180,7 +180,7 @@ def soft_nms(
     for index in _by_class(scores, classes):
         iou = box_iou(boxes[index])
         if method == "linear":
-            factor = torch.where(iou > iou_thresh, 1 - iou, torch.ones_like(iou))
+            factor = torch.where(iou >= iou_thresh, 1 - iou, torch.ones_like(iou))
         else:
             factor = torch.exp(-(iou**2) / sigma)
         kept, lowered, by, lost = _decay(scores[index], factor, score_thresh)

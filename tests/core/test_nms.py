@@ -162,10 +162,10 @@ def test_soft_nms_is_the_plain_loop(given_candidates, method, thresh):
     # Different scores: which of two equal ones comes first changes what is left.
     scores = scores + torch.arange(len(scores)) * 1e-3
     factors = {
-        "linear": lambda iou: 1 - iou if iou > 0.3 else 1.0,
+        "linear": lambda iou: 1 - iou if iou >= 0.25 else 1.0,
         "gaussian": lambda iou: math.exp(-(iou**2) / 0.5),
     }
-    found = soft_nms(boxes, scores, classes, method, score_thresh=thresh)
+    found = soft_nms(boxes, scores, classes, method, iou_thresh=0.25, score_thresh=thresh)
     expected = dict(plain_soft_nms(boxes, scores, classes, factors[method], thresh))
     assert set(found.keep.tolist()) == set(expected)
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
