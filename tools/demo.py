@@ -57,6 +57,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="folder of the results; those of an earlier run for an image of the same name are "
         "replaced (default: %(default)s)",
     )
+    _add_choices(parser)
+    return parser
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """What is explained, and what is drawn."""
     parser.add_argument(
         "--confidence-threshold",
         type=float,
@@ -92,7 +98,6 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="KEY VALUE",
         help="changes to the config, KEY=VALUE for a LazyConfig; the last argument",
     )
-    return parser
 
 
 def setup(args: argparse.Namespace) -> Demo:

@@ -235,4 +235,6 @@ def test_nms_follows_detectrons_arithmetic():
     for thresh in (1 / 3, 0.6, 1 / 7):
         found = Nms()(Candidates(boxes, scores, classes, thresh))
         assert torch.equal(found.keep, batched_nms(boxes, scores, classes, thresh))
+        assert (found.suppressor[found.keep] == -1).all()
+        assert found.iou[found.keep].isnan().all()
     assert SoftNms().needs_maps is False

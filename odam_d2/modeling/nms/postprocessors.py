@@ -35,8 +35,10 @@ class Nms:
         boxes, scores, classes = candidates.boxes, candidates.scores, candidates.classes
         thresh = candidates.iou_thresh
         keep = batched_nms(boxes, scores, classes, thresh)
+        found = core.nms(boxes, scores, classes, thresh)
         # Its arithmetic may differ from ours in the last digit: it decides, ours explains.
-        return core.nms(boxes, scores, classes, thresh)._replace(keep=keep, scores=scores[keep])
+        found.suppressor[keep], found.iou[keep] = -1, torch.nan
+        return found._replace(keep=keep, scores=scores[keep])
 
 
 class SoftNms:
