@@ -17,8 +17,9 @@ Registry of what takes the place of Detectron2's NMS at inference, chosen by
 
 Entries have the names that are written in YAML. One is called as ``obj(cfg)`` and returns a
 callable, which gets the :class:`Candidates` of one image and returns a
-:class:`odam_d2.core.nms.Suppression`: what stays, by decreasing score, and who suppressed the others. Its attribute ``needs_maps`` (bool) says whether it uses
-``candidates.correlation``; where it is false, no heat map is computed for it.
+:class:`odam_d2.core.nms.Suppression`: what stays, by decreasing score, and who suppressed the
+others. Its attribute ``needs_maps`` (bool) says whether it uses ``candidates.correlation``; where
+it is false, no heat map is computed for it.
 """
 
 
