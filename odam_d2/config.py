@@ -32,6 +32,11 @@ def _add_odam_keys(cfg: CN) -> None:
     # An empty list turns explaining off: the model is then plain Detectron2.
     cfg.MODEL.ODAM.TARGETS = ["class", "left", "top", "right", "bottom"]
 
+    # How maps are made: "odam", or for comparison "grad_cam", "grad_cam_pp" (Grad-CAM++),
+    # "input_gradient" (each a backward pass for each map), or "d_rise", which runs the detector on
+    # thousands of masked images; TARGETS must then be ["class"].
+    cfg.MODEL.ODAM.METHOD = "odam"
+
     # The class score that is differentiated: "probability" (what detections are ranked by) or
     # "logit" (before softmax or sigmoid).
     cfg.MODEL.ODAM.SCORE = "probability"
@@ -55,8 +60,40 @@ def _add_odam_keys(cfg: CN) -> None:
     # different: instances are explained in chunks that stay under it.
     cfg.MODEL.ODAM.CHUNK_MB = 64
 
+    cfg.MODEL.ODAM.D_RISE = _d_rise_keys()
     cfg.MODEL.ODAM.LOSS = _loss_keys()
     cfg.MODEL.ODAM.NMS = _nms_keys()
+
+
+def _d_rise_keys() -> CN:
+    """Of MODEL.ODAM.METHOD "d_rise". The values are the authors' for COCO."""
+    d_rise = CN()
+
+    # Masked images that the detector sees for each image, at most. 1 or more.
+    d_rise.NUM_MASKS = 5000
+
+    # Rows and columns of the coarse random grid that becomes a mask. 1 or more.
+    d_rise.GRID = 16
+
+    # Probability that a cell of the grid is seen, between 0 and 1.
+    d_rise.KEEP_PROB = 0.5
+
+    # Masked images that the detector sees at once: speed against memory.
+    d_rise.BATCH_SIZE = 8
+
+    # Seed of the masks.
+    d_rise.SEED = 0
+
+    # Stop early once every map of the image is this reliable: how well maps from so many other
+    # masks would correlate with it, estimated from two halves. Above 0; 1 is never.
+    d_rise.SETTLED = 1.0
+
+    # Masks between two looks at that, and two saves.
+    d_rise.CHECK_EVERY = 200
+
+    # Folder where sums are kept, so that an interrupted run goes on where it was; "" is none.
+    d_rise.STATE_DIR = ""
+    return d_rise
 
 
 def _loss_keys() -> CN:

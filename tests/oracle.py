@@ -178,7 +178,12 @@ def worst_error(maps: OdamMaps, references) -> float:
 
 
 def detection_maps(
-    model, inputs, targets=("class", "left", "top", "right", "bottom"), limit=None, layer=None
+    model,
+    inputs,
+    targets=("class", "left", "top", "right", "bottom"),
+    limit=None,
+    layer=None,
+    rule=None,
 ):
     """
     The very definition, end to end: Detectron2's own inference runs with leaves in the place of the
@@ -191,6 +196,8 @@ def detection_maps(
         limit: maps of the best so many detections of each image only.
         layer: a module whose output is the leaf instead of the features, its stride, and the axis
             of its channels without the batch.
+        rule: makes a signed map of a gradient and a feature map, (C, H, W), in the place of the sum
+            over channels of their products.
 
     Returns:
         For each image the detections in the network's frame, and for each of them a list over
@@ -228,7 +235,7 @@ def detection_maps(
     levels = [(leaves[name], shape[name].stride) for name in names if layer is None]
     levels += [(leaves["layer"], layer[1])] if layer else []
     return [
-        (found, _rows(found[:limit], number, levels, targets, layer[2] if layer else 0))
+        (found, _rows(found[:limit], number, levels, targets, layer[2] if layer else 0, rule))
         for number, found in enumerate(results)
     ]
 
@@ -240,7 +247,7 @@ def _visible(found):
     return boxes.nonempty()
 
 
-def _rows(found, image, levels, targets, channels):
+def _rows(found, image, levels, targets, channels, rule=None):
     height, width = found.image_size
     limits = {"left": 0.0, "top": 0.0, "right": float(width), "bottom": float(height)}
     rows = []
@@ -249,12 +256,12 @@ def _rows(found, image, levels, targets, channels):
         for target in targets:
             value = score if target == "class" else side_value(box, target)
             clipped = target in limits and abs(float(value.detach())) == limits[target]
-            row.append(None if clipped else _merged_map(value, levels, image, channels))
+            row.append(None if clipped else _merged_map(value, levels, image, channels, rule))
         rows.append(row)
     return rows
 
 
-def _merged_map(output, levels, image, channels=0):
+def _merged_map(output, levels, image, channels=0, rule=None):
     """
     As :func:`_level_map`, where several levels may have been read: on the finest of them.
 
@@ -265,8 +272,9 @@ def _merged_map(output, levels, image, channels=0):
     gradients = torch.autograd.grad(
         output, [x for x, _ in levels], retain_graph=True, allow_unused=True
     )
+    rule = rule or (lambda g, x: (g * x).sum(channels))
     product = [
-        torch.zeros(1) if g is None else (g[image] * x[image].detach()).sum(channels)
+        torch.zeros(1) if g is None else rule(g[image], x[image].detach())
         for g, (x, _) in zip(gradients, levels, strict=True)
     ]
     read = [n for n, p in enumerate(product) if p.any()]
@@ -280,7 +288,7 @@ def _merged_map(output, levels, image, channels=0):
     return read[0], total.relu()
 
 
-def detections_error(model, image, oracle=None, limit=None, module=None, **settings):
+def detections_error(model, image, oracle=None, limit=None, module=None, rule=None, **settings):
     """
     Largest relative error of the maps of one image's detections, against :func:`detection_maps`.
 
@@ -290,11 +298,14 @@ def detections_error(model, image, oracle=None, limit=None, module=None, **setti
     Args:
         oracle: the model of the reference, if another one.
         module: with the setting ``layer``, the ``layer`` of :func:`detection_maps`.
+        rule: see :func:`detection_maps`.
         **settings: as for ``explain``.
     """
     image = {key: image[key] for key in ("image", "proposals") if key in image}
     found = explain(model, [image], **settings)[0]["instances"][:limit]
-    ((detections, rows),) = detection_maps(oracle or model, [image], limit=limit, layer=module)
+    ((detections, rows),) = detection_maps(
+        oracle or model, [image], limit=limit, layer=module, rule=rule
+    )
     detections = detections[:limit]
     boxes = detections.pred_boxes.clone()
     boxes.clip(detections.image_size)  # a dense detector's are not yet

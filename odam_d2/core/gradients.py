@@ -10,12 +10,12 @@ Shape shorthand:
     M: outputs; C: channels; I: images; H, W: feature grid in cells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from odam_d2.core.heatmap import heat_map, smooth
+from odam_d2.core.heatmap import smooth
 
 __all__ = ["batched_gradients", "gradient_heat_maps", "precise"]
 
@@ -81,6 +81,7 @@ def gradient_heat_maps(
     sigma: float = 0.0,
     signed: bool = False,
     max_bytes: int = 2**28,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """
     ``ReLU(sum_c Phi(dY / dA)[c] * A[c])`` for each output; (M, C, H, W) is never held at once.
@@ -92,6 +93,8 @@ def gradient_heat_maps(
         sigma: standard deviation in cells of the Gaussian Phi; 0 is the identity.
         signed: leave out the ReLU, for maps that are to be added up first.
         max_bytes: bound on temporary memory.
+        weigh: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features, in the
+            place of the sum of their products; see :mod:`odam_d2.core.cam`.
 
     Returns:
         (M, H, W) without a graph.
@@ -105,11 +108,11 @@ def gradient_heat_maps(
     for index, gradients in batched_gradients(outputs, features, max_bytes):
         chosen = image[index]
         gradients = gradients[torch.arange(len(chosen), device=chosen.device), chosen]
-        if signed:
+        if weigh is None:
             maps[index] = (smooth(gradients, sigma) * values[chosen]).sum(dim=1)
         else:
-            maps[index] = heat_map(gradients, values[chosen], sigma)
-    return maps
+            maps[index] = weigh(smooth(gradients, sigma), values[chosen])
+    return maps if signed else maps.relu_()
 
 
 def _single(outputs: Tensor, inputs: Tensor, index: int) -> Tensor:

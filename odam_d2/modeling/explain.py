@@ -44,8 +44,8 @@ def explain(
             ``"right"``, ``"bottom"`` (how far that side reaches outward), ``"combined"`` (the
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
-            ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``); the
-            default is what the model was configured with.
+            ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``,
+            ``method``, ``d_rise``); the default is what the model was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
@@ -59,7 +59,7 @@ def explain(
     with borrowed(model):
         explainer = _explainer(model, targets, settings)
         explainer.check_inputs(batched_inputs)
-        return explainer.add_candidates(explainer.view()(batched_inputs))
+        return explainer.finish(explainer.view()(batched_inputs), batched_inputs)
 
 
 def explain_boxes(
@@ -95,6 +95,8 @@ def explain_boxes(
         explainer = _explainer(model, targets, settings)
         sizes = [_sizes(model, x) for x in batched_inputs]
         boxes, classes = _check_boxes(explainer, batched_inputs, boxes, classes)
+        if explainer.settings.method == "d_rise":
+            raise InputError("D-RISE explains what was detected; boxes need another method")
         device = model.device
         inputs = [Boxes(b.to(device) * _scale(b, i, o)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
         found = explainer.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])

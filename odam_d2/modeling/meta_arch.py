@@ -68,7 +68,7 @@ class _Explaining:
             return super().forward(batched_inputs)
         with self._explainer(batched_inputs) as explainer:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
-            return explainer.add_candidates(explainer.view().forward(batched_inputs))
+            return explainer.finish(explainer.view().forward(batched_inputs), batched_inputs)
 
     @property
     def _explains(self) -> bool:
@@ -101,7 +101,7 @@ class OdamRCNN(_Explaining, GeneralizedRCNN):
             return super().inference(batched_inputs, detected_instances, do_postprocess)
         with self._explainer(batched_inputs) as explainer:
             found = explainer.view().inference(batched_inputs, do_postprocess=do_postprocess)
-            return explainer.add_candidates(found) if do_postprocess else found
+            return explainer.finish(found, batched_inputs) if do_postprocess else found
 
 
 @META_ARCH_REGISTRY.register()
@@ -117,7 +117,7 @@ class OdamPanopticFPN(_Explaining, PanopticFPN):
             return super().inference(batched_inputs, do_postprocess)
         with self._explainer(batched_inputs) as explainer:
             found = explainer.view().inference(batched_inputs, do_postprocess)
-            return explainer.add_candidates(found) if do_postprocess else found
+            return explainer.finish(found, batched_inputs) if do_postprocess else found
 
 
 @META_ARCH_REGISTRY.register()

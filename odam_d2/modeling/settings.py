@@ -3,21 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import Suppression
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 from .nms import Candidates, build_odam_nms
 
-__all__ = ["NORM_STATISTICS", "SCORES", "ExplainSettings"]
+__all__ = ["METHODS", "NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings"]
+
+METHODS = ("odam", *CAMS, "input_gradient", "d_rise")
+"""ODAM, and what it is compared with."""
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("exact", "constant")
+
+
+@dataclass(frozen=True)
+class DRiseSettings:
+    """
+    Attributes:
+        num_masks: masks of each image, at most.
+        grid: rows and columns of the coarse random grid.
+        keep_prob: probability that a cell of it is seen.
+        batch_size: masked images that the detector sees at once.
+        seed: of the masks; the n-th mask of an image depends on nothing else.
+        settled: stop once every map is as reliable as this, see
+            :func:`odam_d2.core.rise.reliability`; 1 is never.
+        check_every: masks between two looks whether maps have settled, and two saves.
+        state_dir: folder where sums are kept, so that an interrupted run goes on; "" for none.
+    """
+
+    num_masks: int = 5000
+    grid: int = 16
+    keep_prob: float = 0.5
+    batch_size: int = 8
+    seed: int = 0
+    settled: float = 1.0
+    check_every: int = 200
+    state_dir: str = ""
+
+    def __post_init__(self):
+        for name in ("num_masks", "grid", "batch_size", "check_every"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"MODEL.ODAM.D_RISE.{name.upper()} is {getattr(self, name)}; it must be 1 or "
+                    "more"
+                )
+        if not 0 < self.keep_prob < 1:
+            raise InputError(
+                f"MODEL.ODAM.D_RISE.KEEP_PROB is {self.keep_prob}; it must be between 0 and 1"
+            )
+        if not 0 < self.settled <= 1:
+            raise InputError(
+                f"MODEL.ODAM.D_RISE.SETTLED is {self.settled}; it must be above 0, and 1 at most"
+            )
+
+    @classmethod
+    def from_config(cls, node: CfgNode) -> DRiseSettings:
+        """The settings in ``cfg.MODEL.ODAM.D_RISE``."""
+        return cls(**{field.name: node[field.name.upper()] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -37,6 +87,8 @@ class ExplainSettings:
         class_names: names of the classes by id, where they are known.
         nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
         record: whether outputs have all candidates and what became of them, too; needs ``nms``.
+        method: how maps are made, one of :data:`METHODS`.
+        d_rise: what the method ``"d_rise"`` does.
     """
 
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -48,8 +100,15 @@ class ExplainSettings:
     class_names: Sequence[str] | None = None
     nms: Callable[[Candidates], Suppression] | None = None
     record: bool = False
+    method: str = "odam"
+    d_rise: DRiseSettings = DRiseSettings()
 
     def __post_init__(self):
+        if self.method not in METHODS:
+            raise InputError(
+                f"MODEL.ODAM.METHOD is {self.method!r}; it must be one of {', '.join(METHODS)}"
+            )
+        self._check_method()
         if self.score not in SCORES:
             raise InputError(f"MODEL.ODAM.SCORE is {self.score!r}; it must be one of {SCORES}")
         if self.norm_statistics not in NORM_STATISTICS:
@@ -67,6 +126,19 @@ class ExplainSettings:
         if self.record and self.nms is None:
             raise InputError("MODEL.ODAM.NMS.RECORD needs an NMS that is recorded; set its NAME")
 
+    def _check_method(self) -> None:
+        if self.layer and self.method in ("input_gradient", "d_rise"):
+            raise InputError(
+                f"MODEL.ODAM.METHOD {self.method!r} makes maps on the image itself; leave "
+                "MODEL.ODAM.LAYER empty"
+            )
+        wrong = sorted(set(self.targets) - {"class", "combined"})
+        if self.method == "d_rise" and wrong:
+            raise InputError(
+                f"D-RISE explains a detection as a whole, so MODEL.ODAM.TARGETS must be 'class' "
+                f"(or 'combined', which is the same map), not {', '.join(map(repr, wrong))}"
+            )
+
     @property
     def max_bytes(self) -> int:
         return int(self.chunk_mb * 2**20)
@@ -78,7 +150,8 @@ class ExplainSettings:
         map).
         """
         changes = {"targets": ("class",), "score": "logit", "layer": "", "nms": None}
-        return replace(self, **changes, norm_statistics="constant", record=False)
+        changes |= {"norm_statistics": "constant", "record": False, "method": "odam"}
+        return replace(self, **changes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplainSettings:
@@ -99,6 +172,8 @@ class ExplainSettings:
             class_names=_class_names(cfg),
             nms=build_odam_nms(cfg),
             record=node.NMS.RECORD,
+            method=node.METHOD,
+            d_rise=DRiseSettings.from_config(node.D_RISE),
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
+from odam_d2.modeling.d_rise import PROBABILITIES, d_rise_maps
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
@@ -91,10 +93,31 @@ class Explainer(ABC):
         same, bit for bit.
         """
 
-    def add_candidates(self, outputs: list[dict]) -> list[dict]:
+    def finish(self, outputs: list[dict], batched_inputs: list[dict]) -> list[dict]:
         """
-        Add to outputs of :meth:`view`, postprocessed, what NMS was given, where that is recorded.
+        Add to outputs of :meth:`view`, postprocessed, what only the whole model can tell: the maps
+        of D-RISE, and what NMS was given, where that is recorded.
+
+        Args:
+            outputs: of ``batched_inputs``.
         """
+        self._add_candidates(outputs)
+        if self.settings.method == "d_rise" and self.parts:
+            self._add_d_rise_maps(outputs, batched_inputs)
+        return outputs
+
+    def _add_d_rise_maps(self, outputs: list[dict], batched_inputs: list[dict]) -> None:
+        # forward: hooks on the model are for the user's image, not for thousands of masked ones.
+        detect = type(self)(self.original, replace(self.settings, record=False)).view().forward
+        names = tuple(target.name for target in self.targets)
+        for output, given in zip(outputs, batched_inputs, strict=True):
+            found = output["instances"]
+            maps = d_rise_maps(detect, given, found, names, self.settings.d_rise)
+            if found.has(PROBABILITIES):
+                found.remove(PROBABILITIES)
+            found.odam_maps = maps
+
+    def _add_candidates(self, outputs: list[dict]) -> None:
         for output, candidates in zip(outputs, self.records, strict=False):
             height, width = output["instances"].image_size
             rows, columns = candidates.image_size
@@ -104,7 +127,6 @@ class Explainer(ABC):
             fields = candidates.get_fields() | {"pred_boxes": boxes}
             output["candidates"] = Instances((height, width), **fields)
         self.records = []
-        return outputs
 
     def training_view(self, training: OdamTraining) -> nn.Module:
         """

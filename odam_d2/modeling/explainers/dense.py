@@ -189,6 +189,9 @@ class DenseExplainer(HeadExplainer):
             head = view_of(head, children=towers)
         return self._decide(self._read(head(features), reading), reading)
 
+    def class_probabilities(self, reading: Reading) -> Tensor:
+        return self.scores(self._read(self.outputs, reading), "probability")
+
     def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         if not self.local:
             return self.autograd_heat_maps(reading)

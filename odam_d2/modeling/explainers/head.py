@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from odam_d2.core.cam import CAMS
 from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.core.windows import join_windows, refine_windows
-from odam_d2.modeling.layers import captured, find_layer
+from odam_d2.modeling.d_rise import PROBABILITIES
+from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.losses import Labels, Positives
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.structures import OdamMaps
@@ -20,6 +23,7 @@ from odam_d2.structures import OdamMaps
 from .base import GENERAL_WAY, Explainer, UnsupportedModelError
 from .reading import Evaluation, Reading, split_by_image
 from .suppression import choose_among
+from .whole_maps import input_gradient_maps, layer_maps
 
 __all__ = ["HeadExplainer"]
 
@@ -77,7 +81,13 @@ class HeadExplainer(Explainer):
 
     @property
     def way(self) -> str:
-        return f"autograd at {self.settings.layer}" if self.settings.layer else self.head_way
+        if self.settings.method == "d_rise":
+            return "masked images"
+        if self.settings.method == "input_gradient":
+            return "autograd at the image"
+        if self.settings.layer:
+            return f"autograd at {self.settings.layer}"
+        return "autograd" if self.settings.method in CAMS else self.head_way
 
     def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """
@@ -92,6 +102,11 @@ class HeadExplainer(Explainer):
 
     def explain_detections(self, reading: Reading, instances: list[Instances]) -> None:
         """Set the field ``odam_maps`` of detections, one ``Instances`` for each image."""
+        if self.settings.method == "d_rise":  # the maps come last, see :meth:`finish`
+            probabilities = split_by_image(self.class_probabilities(reading), reading.counts())
+            for found, part in zip(instances, probabilities, strict=True):
+                found.set(PROBABILITIES, part)
+            return
         maps, evaluation = self._maps(reading)
         counts = reading.counts()
         parts = (split_by_image(x, counts) for x in (maps, evaluation.scores, evaluation.boxes))
@@ -115,6 +130,20 @@ class HeadExplainer(Explainer):
             found.odam_maps = split_by_image(maps, counts)[number]
             results.append(found)
         return results
+
+    def class_probabilities(self, reading: Reading) -> Tensor:
+        """(N, K) of the detections, without background."""
+        if not len(reading):
+            return reading.features[0].new_zeros(0, self.num_classes)
+        return self._of_all_classes.evaluate(reading.features, reading).values
+
+    @cached_property
+    def _of_all_classes(self) -> HeadExplainer:
+        every = tuple(f"class:{number}" for number in range(self.num_classes))
+        settings = replace(
+            self.settings, targets=every, method="odam", score="probability", class_names=None
+        )
+        return type(self)(self.original, settings)
 
     @cached_property
     def comparing(self) -> HeadExplainer:
@@ -151,9 +180,14 @@ class HeadExplainer(Explainer):
             empty = OdamMaps.empty([t.name for t in self.targets], like)
             none = like.new_zeros(0, len(self.parts))
             return empty, Evaluation(none, like.new_zeros(0), like.new_zeros(0, 4))
+        if self.settings.method == "input_gradient":
+            return input_gradient_maps(self, reading)
         if self.settings.layer:
-            return self._layer_maps(reading)
-        values, origins, evaluation = self.heat_maps(reading)
+            return layer_maps(self, reading)
+        # The fast ways never hold a whole gradient, which these methods need.
+        whole = self.settings.method in CAMS
+        heat_maps = self.autograd_heat_maps if whole else self.heat_maps
+        values, origins, evaluation = heat_maps(reading)
         return self.pack(values, **self.geometry(reading, origins)), evaluation
 
     def geometry(self, reading: Reading, origins: Tensor) -> dict[str, Tensor]:
@@ -194,29 +228,6 @@ class HeadExplainer(Explainer):
         ]
 
     @torch.enable_grad()
-    def _layer_maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:
-        """Maps on a layer of the backbone, which runs once more, with a graph above that layer."""
-        size = tuple(reading.images.shape[-2:])
-        with captured(self.model.backbone, self.settings.layer, size) as layer:
-            features = self.model.backbone(reading.images)
-            features = [features[name] for name in self.feature_names]
-            evaluation = self.evaluate(features, reading)
-        values = torch.stack(
-            [self._gradient_maps(v, layer.feature, reading.image) for v in evaluation.values.T], 1
-        ).relu_()
-        image_sizes = reading.image.new_tensor(reading.image_sizes)[reading.image]
-        pair = torch.ones_like(image_sizes)
-        maps = self.pack(
-            values,
-            origins=torch.zeros_like(pair),
-            strides=values.new_full((len(values),), layer.stride),
-            grid_sizes=pair * pair.new_tensor(values.shape[-2:]),
-            image_sizes=image_sizes,
-            levels=torch.zeros_like(reading.image),
-        )
-        return maps, Evaluation(*(part.detach() for part in evaluation))
-
-    @torch.enable_grad()
     def autograd_heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """As :meth:`heat_maps`, by one backward pass of the head for each map."""
         leaves = [feature.detach().requires_grad_() for feature in reading.features]
@@ -231,7 +242,7 @@ class HeadExplainer(Explainer):
             total = evaluation.values.new_zeros((len(index), len(self.parts), height, width))
             for level in levels.unique().tolist():
                 maps = [
-                    self._gradient_maps(value[index], leaves[level], reading.image[index])
+                    self.gradient_maps(value[index], leaves[level], reading.image[index])
                     for value in evaluation.values.T
                 ]
                 ratio = round(self.strides[level] / self.strides[finest])
@@ -241,11 +252,17 @@ class HeadExplainer(Explainer):
         values, origins = join_windows(parts, len(reading))
         return values, origins, Evaluation(*(part.detach() for part in evaluation))
 
-    def _gradient_maps(self, outputs: Tensor, leaf: Tensor, image: Tensor) -> Tensor:
+    def gradient_maps(self, outputs: Tensor, leaf: Tensor, image: Tensor) -> Tensor:
         """Signed maps (N, H, W) of N outputs on one feature map."""
         settings = self.settings
         return gradient_heat_maps(
-            outputs, leaf, image, settings.smoothing_sigma, True, settings.max_bytes
+            outputs,
+            leaf,
+            image,
+            settings.smoothing_sigma,
+            signed=True,
+            max_bytes=settings.max_bytes,
+            weigh=CAMS.get(settings.method),
         )
 
     def _check_same(self, instances: Instances, scores: Tensor, boxes: Tensor) -> None:

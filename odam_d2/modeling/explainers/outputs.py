@@ -12,6 +12,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.modeling.layers import CapturedLayer, captured, find_layer
@@ -62,6 +63,7 @@ def output_maps(
             image.to(value.device),
             settings.smoothing_sigma,
             max_bytes=settings.max_bytes,
+            weigh=CAMS.get(settings.method),
         )
         for value in targets
     ]
@@ -107,6 +109,13 @@ class OutputsExplainer(Explainer):
 
     def explain_results(self, batched_inputs: list[dict], results: list[dict]) -> None:
         """Set the field ``odam_maps`` of what the model returned."""
+        if self.settings.method == "d_rise":
+            return  # the maps come last, see :meth:`finish`
+        if self.settings.method == "input_gradient":
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} is explained by its outputs from a layer on, so the "
+                "method 'input_gradient' is not possible"
+            )
         values, layer, counts = output_maps(
             self.model,
             batched_inputs,

@@ -1,0 +1,37 @@
+"""
+From a gradient and a feature map to a heat map: ODAM, and what came before it.
+
+Each function takes ``gradient`` (..., C, H, W), the derivative of one output by the feature map,
+and ``feature`` (..., C, H, W), and returns (..., H, W) with its sign: the ReLU comes last.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["CAMS", "grad_cam", "grad_cam_pp"]
+
+
+def grad_cam(gradient: Tensor, feature: Tensor) -> Tensor:
+    """
+    ``sum_c w_c A_c``, w_c the mean of the gradient over all places (Selvaraju et al., "Grad-CAM",
+    ICCV 2017). A channel counts everywhere for what it is worth somewhere.
+    """
+    weights = gradient.mean(dim=(-2, -1), keepdim=True)
+    return (weights * feature).sum(dim=-3)
+
+
+def grad_cam_pp(gradient: Tensor, feature: Tensor) -> Tensor:
+    """
+    As Grad-CAM with ``w_c = sum a_c ReLU(g_c)`` and ``a_c = g_c^2 / (2 g_c^2 + g_c^3 sum A_c)``,
+    the sums over all places, a_c = 0 where that is 0 / 0 (Chattopadhay et al., "Grad-CAM++", WACV
+    2018). The factor exp(Y) of their equation is the same for all channels and left out.
+    """
+    squared = gradient**2
+    below = 2 * squared + gradient * squared * feature.sum(dim=(-2, -1), keepdim=True)
+    alpha = torch.where(below != 0, squared / torch.where(below != 0, below, 1.0), 0.0)
+    weights = (alpha * gradient.relu()).sum(dim=(-2, -1), keepdim=True)
+    return (weights * feature).sum(dim=-3)
+
+
+CAMS = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp}
+"""By their names in ``MODEL.ODAM.METHOD``."""

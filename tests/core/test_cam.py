@@ -1,0 +1,47 @@
+"""Grad-CAM and Grad-CAM++ against their formulas, written as loops over places and channels."""
+
+import numpy as np
+import pytest
+import torch
+
+from odam_d2.core.cam import grad_cam, grad_cam_pp
+
+
+def loops(gradient, feature, plus):
+    channels, height, width = gradient.shape
+    places = [(i, j) for i in range(height) for j in range(width)]
+    total = np.zeros((height, width))
+    for c in range(channels):
+        if plus:
+            sum_a = sum(feature[c, a, b] for a, b in places)
+            weight = 0.0
+            for i, j in places:
+                g = gradient[c, i, j]
+                below = 2 * g**2 + sum_a * g**3
+                alpha = g**2 / below if below else 0.0
+                weight += alpha * max(g, 0.0)
+        else:
+            weight = sum(gradient[c, i, j] for i, j in places) / len(places)
+        total += weight * feature[c]
+    return total
+
+
+@pytest.mark.parametrize("plus", [False, True], ids=["grad_cam", "grad_cam_pp"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_equal_to_the_published_formula(plus, dtype):
+    generator = torch.Generator().manual_seed(4)
+    gradient = torch.randn(2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    gradient[:, 1] *= torch.rand(2, 4, 6, generator=generator) < 0.4  # 0 / 0 in Grad-CAM++
+    feature = torch.rand(2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    ours = (grad_cam_pp if plus else grad_cam)(gradient.to(dtype), feature.to(dtype))
+    assert ours.dtype == dtype
+    for row in range(2):
+        expected = torch.as_tensor(loops(gradient[row].numpy(), feature[row].numpy(), plus))
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+        assert float((ours[row] - expected).abs().max() / expected.abs().max()) < tolerance
+
+
+def test_a_zero_gradient_gives_a_zero_map():
+    zero, feature = torch.zeros(1, 2, 3, 5), torch.ones(1, 2, 3, 5)
+    assert not grad_cam(zero, feature).any()
+    assert not grad_cam_pp(zero, feature).any()
