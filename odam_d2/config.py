@@ -177,9 +177,45 @@ def _test_keys() -> CN:
     test = CN()
 
     # Evaluators beside the one that a data set has anyway (COCO's; CrowdHuman's own): "crowd" (AP,
-    # MR^-2, JI by the public protocol of CrowdHuman, and the recall of overlapped objects).
+    # MR^-2, JI by the public protocol of CrowdHuman, and the recall of overlapped objects),
+    # "explanation" (how good the heat maps of MODEL.ODAM are; needs its TARGETS).
     test.EVALUATORS = []
+
+    test.EXPLANATION = _explanation_keys()
     return test
+
+
+def _explanation_keys() -> CN:
+    """The evaluator "explanation": by default the authors' protocol."""
+    explanation = CN()
+
+    # A detection is evaluated when its score is above SCORE_THRESH, its class is right, and its
+    # box's IoU with the object is IOU_THRESH or more; for each object the one of best score. Both
+    # in [0, 1].
+    explanation.SCORE_THRESH = 0.1
+    explanation.IOU_THRESH = 0.9
+
+    # Of the IoU of a map with the object's mask; each in [0, 1), of a map scaled to [0, 1].
+    explanation.MASK_THRESHOLDS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+    # Deletion and insertion, of class maps. Each takes 2 * (STEPS + 1) passes of the detector.
+    explanation.FAITHFULNESS = CN()
+
+    # Detections of each image, best scores first. -1 is all (the authors' protocol), 0 none.
+    explanation.FAITHFULNESS.PER_IMAGE = 1
+
+    # Places of a curve after its start. As many pixels change as the object's box has. 1 or more.
+    explanation.FAITHFULNESS.STEPS = 10
+
+    # What takes the place of pixels: "random" values, the "mean" colour, or the image's "blur".
+    explanation.FAITHFULNESS.FILL = "random"
+
+    # Perturbed images that the detector sees at once: speed against memory.
+    explanation.FAITHFULNESS.BATCH_SIZE = 8
+
+    # Of the random fill, and of the order of equal pixels.
+    explanation.FAITHFULNESS.SEED = 0
+    return explanation
 
 
 def _add_fcos_keys(cfg: CN) -> None:

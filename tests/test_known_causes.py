@@ -69,7 +69,7 @@ def test_matching_takes_each_object_once_and_the_right_class():
 
 @pytest.fixture
 def toy_set():
-    """One image with one object: box 4..16 x 2..10, badge in its middle, parts at its ends."""
+    """Three images of one object: box 4..16 x 2..10, badge in its middle, parts at its ends."""
 
     def mask(x1, y1, x2, y2):
         canvas = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
@@ -84,9 +84,14 @@ def toy_set():
         "bbox": [4, 2, 12, 8], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1,
         "part_segmentations": parts,
     }  # fmt: skip
-    image = {"image_id": 7, "height": HEIGHT, "width": WIDTH, "annotations": [annotation]}
+    hidden = annotation | {"visibility": {"object": 0.9, "class": 0.8}}
+    annotation["visibility"] = {"object": 0.9, "class": 1.0}
+    images = [
+        {"image_id": image_id, "height": HEIGHT, "width": WIDTH, "annotations": [a]}
+        for image_id, a in ((7, annotation), (8, hidden), (9, annotation))
+    ]
     name = "toy_known_causes"
-    DatasetCatalog.register(name, lambda: [image])
+    DatasetCatalog.register(name, lambda: images)
     MetadataCatalog.get(name).thing_classes = ["a", "b"]
     yield name
     DatasetCatalog.remove(name)
@@ -109,16 +114,17 @@ def explained(cells, targets, classes=(1,)):
 
 def test_evaluator(toy_set):
     evaluator = KnownCauseEvaluator(toy_set)
-    inputs = [{"image_id": 7}]
+    inputs = [[{"image_id": number}] for number in (7, 8, 9)]
     # Cell (2, 4) covers pixels 4..5 x 8..9, on the badge; (2, 2) covers the left part; (1, 10) is
     # above, far off the top part; the right map peaks on the left.
     targets = ("class", "left", "top", "right")
-    evaluator.process(inputs, explained([(2, 4), (2, 2), (1, 10), (2, 2)], targets))
-    evaluator.process(inputs, explained([(7, 11), (2, 2), (1, 4), (2, 7)], targets))
-    evaluator.process(inputs, explained([(2, 4)] * 4, targets, classes=(0,)))  # wrong class
+    evaluator.process(inputs[0], explained([(2, 4), (2, 2), (1, 10), (2, 2)], targets))
+    evaluator.process(inputs[1], explained([(7, 11), (2, 2), (1, 4), (2, 7)], targets))
+    evaluator.process(inputs[2], explained([(2, 4)] * 4, targets, classes=(0,)))  # wrong class
     result = evaluator.evaluate()["known_causes"]
     assert result["num_detections"] == 2
     assert result["class"] == 50
+    assert result["class_unoccluded"] == 100  # of the second object, the badge is partly hidden
     assert result["class_chance"] == pytest.approx(100 * 16 / 96)
     assert (result["left"], result["left_on_part"]) == (100, 100)
     assert (result["top"], result["top_on_part"]) == (100, 50)

@@ -1,10 +1,14 @@
 #!/usr/bin/env python
 """
-Score the heat maps of a detector on a data set whose causes are known (CrowdShapes).
+How good are the heat maps of a detector? Evaluates those of one or more methods on the same
+detections of every data set in DATASETS.TEST (docs/evaluation.md). On CrowdShapes, where causes are
+known, it also tells whether the maps point at them. Interrupt it whenever you like, the same
+command goes on.
 
     tools/evaluate_explanations.py \\
-        --config-file configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml \\
-        --json output/known_causes.json
+        --config-file configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
+    tools/evaluate_explanations.py --config-file FILE --methods odam grad_cam d_rise \\
+        --num-images 20 MODEL.ODAM.TARGETS "['class']" MODEL.ODAM.D_RISE.NUM_MASKS 1000
 """
 
 import argparse
@@ -13,15 +17,17 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.modeling import build_model
+from detectron2.engine import launch
+from detectron2.evaluation import print_csv_format
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import odam_d2.data  # noqa: F401 (registers the data sets)
-from odam_d2.engine import load_weights, setup_cfg
+from odam_d2.engine import setup_cfg
+from odam_d2.engine.checks import check_num_gpus
+from odam_d2.engine.explanation_run import evaluate_methods
 from odam_d2.errors import UserError, run_tool
-from odam_d2.evaluation import KnownCauseEvaluator
+from odam_d2.modeling.settings import METHODS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,7 +35,15 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
+    parser.add_argument("--methods", nargs="+", metavar="NAME",
+                        help=f"of {', '.join(METHODS)}; by default MODEL.ODAM.METHOD")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help="by default output/explanations/CONFIG")  # fmt: skip
+    parser.add_argument("--num-images", type=int, metavar="N",
+                        help="the first N images of each data set only")  # fmt: skip
     parser.add_argument("--json", metavar="OUT", help="write the figures to this file")
+    parser.add_argument("--num-gpus", type=int, default=0, metavar="N",
+                        help="processes, one for each GPU; 0 is a single one anywhere")  # fmt: skip
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides")  # fmt: skip
     return parser
@@ -41,30 +55,42 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the data set to evaluate on")
+    if args.num_images is not None and args.num_images < 1:
+        raise UserError("--num-images must be 1 or more")
     cfg.freeze()
     return cfg
 
 
 def main(args: argparse.Namespace) -> None:
-    setup_logger()
-    setup_logger(name="odam_d2")
+    """Evaluate; runs once in each process."""
+    rank = comm.get_rank()
+    setup_logger(distributed_rank=rank)
+    setup_logger(distributed_rank=rank, name="odam_d2")
     cfg = setup(args)
-    model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
-    results = {}
-    for name in cfg.DATASETS.TEST:
-        try:
-            evaluator = KnownCauseEvaluator(name)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        loader = build_detection_test_loader(cfg, name)
-        results[name] = inference_on_dataset(model, loader, evaluator)
-        print_csv_format(results[name])
-    text = json.dumps(results, indent=2)
+    output = args.output or Path("output/explanations") / Path(args.config_file).stem
+    methods = args.methods or [cfg.MODEL.ODAM.METHOD]
+    results = evaluate_methods(cfg, methods, output, args.num_images)
+    if not comm.is_main_process():
+        return
+    for name, by_method in results.items():
+        for found in by_method.values():
+            print_csv_format(found)
+        print(f"\n{name}\n\n{(output / name / 'methods.md').read_text()}")
+    # One method by itself as ever: {dataset: {task: {metric: value}}}.
+    content = (
+        results if args.methods else {name: found[methods[0]] for name, found in results.items()}
+    )
+    text = json.dumps(content, indent=2)
     print(text)
     if args.json:
         Path(args.json).write_text(text + "\n")
 
 
+def run(argv: list[str] | None = None) -> None:
+    args = get_parser().parse_args(argv)
+    check_num_gpus(args.num_gpus)
+    launch(main, max(1, args.num_gpus), dist_url="auto", args=(args,))
+
+
 if __name__ == "__main__":
-    sys.exit(run_tool(lambda: main(get_parser().parse_args())))
+    sys.exit(run_tool(run))

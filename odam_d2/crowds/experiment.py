@@ -19,7 +19,7 @@ from odam_d2.engine.checks import check_dataset
 from .candidates import Candidates, collect, load, save, without_nms
 from .measures import detection_figures, pair_figures
 from .plan import Run
-from .tuning import METHODS, tune
+from .tuning import GRIDS, METHODS, tune
 
 __all__ = ["Experiment", "run_all"]
 
@@ -80,7 +80,8 @@ class Experiment:
         """All figures of one run: ``pairs``, and for each method ``settings`` and ``figures``."""
         path = self.output / run.name / "figures.json"
         asked = {"overlap": self.overlap, "precision": self.precision,
-                 "tuning_images": self.tuning_images}  # fmt: skip
+                 "tuning_images": self.tuning_images,
+                 "tried": {method: len(GRIDS[method]) for method in METHODS}}  # fmt: skip
         if path.is_file():
             found = json.loads(path.read_text())
             if found["asked"] == asked:

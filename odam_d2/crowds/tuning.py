@@ -22,14 +22,14 @@ MOST = 100
 
 
 def _soft() -> Iterator[dict]:
-    for thresh in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+    for thresh in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
         yield {"method": "linear", "iou_thresh": thresh}
-    for sigma in (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0):
+    for sigma in (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0):
         yield {"method": "gaussian", "sigma": sigma}
 
 
 def _odam() -> Iterator[dict]:
-    overlaps, highs = (0.5, 0.6, 0.7, 0.8), (0.8, 0.9, 0.95, 1.0)
+    overlaps, highs = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
     lows = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     for thresh, high, low in itertools.product(overlaps, highs, lows):
         if low <= high:

@@ -8,14 +8,54 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from torch import nn
 
 from odam_d2.errors import UserError
-from odam_d2.evaluation import CrowdEvaluator
+from odam_d2.evaluation import (
+    CrowdEvaluator,
+    ExplanationEvaluator,
+    ExplanationProtocol,
+    KnownCauseEvaluator,
+)
 
-__all__ = ["build_evaluator", "check_evaluators"]
+__all__ = ["build_evaluator", "check_evaluators", "evaluates_maps"]
 
-_MORE: dict[str, Callable[[str, str], DatasetEvaluator]] = {"crowd": CrowdEvaluator}
-"""Evaluators by their names in ``TEST.ODAM.EVALUATORS``; built from data set and output folder."""
+
+def _coco(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+    return COCOEvaluator(dataset_name, output_dir=output_dir)
+
+
+def _crowd(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+    return CrowdEvaluator(dataset_name, output_dir=output_dir)
+
+
+def _explanation(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+    return ExplanationEvaluator(
+        dataset_name,
+        os.path.join(output_dir, "explanation"),
+        ExplanationProtocol.from_config(cfg),
+        model=model,
+        settings={"method": cfg.MODEL.ODAM.METHOD},
+    )
+
+
+def _known_causes(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+    return KnownCauseEvaluator(dataset_name, os.path.join(output_dir, "known_causes"))
+
+
+_MORE: dict[str, Callable[..., DatasetEvaluator]] = {
+    "crowd": _crowd,
+    "explanation": _explanation,
+    "known_causes": _known_causes,
+}
+"""Evaluators by their names in ``TEST.ODAM.EVALUATORS``."""
+
+_OF_MAPS = {"explanation", "known_causes"}
+
+
+def evaluates_maps(cfg: CfgNode) -> bool:
+    """Whether an evaluator asks for heat maps, which need not be made otherwise."""
+    return "ODAM" in cfg.TEST and not _OF_MAPS.isdisjoint(cfg.TEST.ODAM.EVALUATORS)
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -28,17 +68,23 @@ def check_evaluators(cfg: CfgNode) -> None:
             raise UserError(
                 f"TEST.ODAM.EVALUATORS has {name!r}; there are {', '.join(sorted(_MORE))}"
             )
+    if evaluates_maps(cfg) and not cfg.MODEL.ODAM.TARGETS:
+        raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, model: nn.Module | None = None
+) -> DatasetEvaluator:
     """
     The evaluator that a data set has by itself (``evaluator_type`` of its metadata), and those that
     ``TEST.ODAM.EVALUATORS`` names. They write to ``OUTPUT_DIR/inference/DATASET``.
+
+    Args:
+        model: what is evaluated; without it, there is no deletion and insertion.
     """
     output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     crowds = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
-    own = CrowdEvaluator if crowds else COCOEvaluator
     more = cfg.TEST.ODAM.EVALUATORS if "ODAM" in cfg.TEST else []
-    kinds = [own, *(_MORE[name] for name in more)]
-    evaluators = [kind(dataset_name, output_dir=output_dir) for kind in dict.fromkeys(kinds)]
+    kinds = [_crowd if crowds else _coco, *(_MORE[name] for name in more)]
+    evaluators = [kind(cfg, dataset_name, output_dir, model) for kind in dict.fromkeys(kinds)]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

@@ -4,10 +4,11 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from odam_d2.errors import UserError
 
-from .evaluators import build_evaluator
+from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
 from .training import nothing_lost
 from .weights import checkpoint_errors, starting_weights
@@ -19,14 +20,15 @@ class Trainer(DefaultTrainer):
     """
     Trains what the config names and evaluates it by Detectron2's :class:`COCOEvaluator` and ours.
 
-    Its models do not explain: evaluation only needs boxes, so ``MODEL.ODAM.TARGETS`` is empty
-    while they are built. The config that is logged and saved keeps the user's targets.
+    Its models do not explain unless ``TEST.ODAM.EVALUATORS`` has an evaluator of heat maps: others
+    only need boxes, so ``MODEL.ODAM.TARGETS`` is empty while models are built. The config that is
+    logged and saved keeps the user's targets.
     """
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model of ``cfg`` with explaining turned off."""
-        if "ODAM" in cfg.MODEL:
+        """Build the model of ``cfg``, with explaining turned off where nothing asks for it."""
+        if "ODAM" in cfg.MODEL and not evaluates_maps(cfg):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.ODAM.TARGETS = []
@@ -50,6 +52,14 @@ class Trainer(DefaultTrainer):
         are kept in ``OUTPUT_DIR/inference``.
         """
         return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
+        """As in Detectron2; evaluators of heat maps get the model as well."""
+        if evaluators is None:
+            plain = model.module if isinstance(model, DistributedDataParallel) else model
+            evaluators = [build_evaluator(cfg, name, plain) for name in cfg.DATASETS.TEST]
+        return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks."""

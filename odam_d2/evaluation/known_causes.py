@@ -5,20 +5,29 @@ part that ends each side of its box are annotated, so the right explanation is a
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 
+from odam_d2.core.errors import InputError
+from odam_d2.core.metrics import pointing_game
 from odam_d2.core.targets import SIDES
 
-__all__ = ["KnownCauseEvaluator", "in_half_of_side", "match_to_objects", "peak_on_mask"]
+from .rows import RowFiles
+
+__all__ = [
+    "KnownCauseEvaluator",
+    "has_known_causes",
+    "in_half_of_side",
+    "match_to_objects",
+    "peak_on_mask",
+]
 
 
 class KnownCauseEvaluator(DatasetEvaluator):
@@ -29,31 +38,49 @@ class KnownCauseEvaluator(DatasetEvaluator):
     ``iou_thresh``; it is explained by the best scored one. For ``class``, the peak must lie on the
     deciding part; chance is the share of the box that the part covers. For a side, the peak must
     lie in that side's half of the box (chance 50), and ``SIDE_on_part`` counts peaks on the very
-    part that ends it (chance as for ``class``).
+    part that ends it (chance as for ``class``). ``class_unoccluded`` are the objects whose deciding
+    part is visible as a whole.
 
     Args:
         dataset_name: a registered data set whose annotations have ``part_segmentations``.
+        output_dir: where the figures of each object are kept; None for nowhere.
         iou_thresh: IoU from which an object counts as found.
+        resume, settings: as for ``ExplanationEvaluator``.
     """
 
-    def __init__(self, dataset_name: str, iou_thresh: float = 0.5):
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        iou_thresh: float = 0.5,
+        *,
+        resume: bool = False,
+        settings: dict | None = None,
+    ):
         self.iou_thresh = iou_thresh
         self._objects = {x["image_id"]: x for x in DatasetCatalog.get(dataset_name)}
-        first = next((a for x in self._objects.values() for a in x["annotations"]), {})
-        if "part_segmentations" not in first:
-            raise ValueError(
+        if not has_known_causes(dataset_name):
+            raise InputError(
                 f"data set {dataset_name!r} has no part_segmentations: known causes are known on "
                 "CrowdShapes only"
             )
-        self._num_classes = len(MetadataCatalog.get(dataset_name).thing_classes)
-        self._rows: list[dict[str, float]] = []
+        asked = {"dataset": dataset_name, "iou_thresh": iou_thresh, **(settings or {})}
+        self._rows = RowFiles(output_dir, asked, resume)
+
+    @property
+    def done(self) -> set:
+        """Ids of the images that are done."""
+        return set(self._rows.by_image)
 
     def reset(self):
-        self._rows = []
+        self._rows.open(comm.get_rank())
 
     def process(self, inputs, outputs):
         for given, output in zip(inputs, outputs, strict=True):
             image = self._objects[given["image_id"]]
+            if given["image_id"] in self.done:
+                continue
+            rows = []
             found = output["instances"].to("cpu")
             boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
                      for a in image["annotations"]]  # fmt: skip
@@ -61,7 +88,8 @@ class KnownCauseEvaluator(DatasetEvaluator):
             pairs = match_to_objects(found, Boxes(boxes), labels, self.iou_thresh)
             for detection, number in pairs:
                 annotation, box = image["annotations"][number], boxes[number]
-                self._rows.append(_score(found[detection], annotation, box, image))
+                rows.append(_score(found[detection], annotation, box, image))
+            self._rows.add(given["image_id"], rows)
 
     def evaluate(self):
         """
@@ -70,13 +98,22 @@ class KnownCauseEvaluator(DatasetEvaluator):
             main process.
         """
         comm.synchronize()
-        rows = list(itertools.chain(*comm.gather(self._rows, dst=0)))
+        parts = comm.gather(self._rows.by_image, dst=0)
         if not comm.is_main_process():
             return None
+        by_image = {image_id: rows for part in parts for image_id, rows in part.items()}
+        rows = [row for image_id in self._objects for row in by_image.get(image_id, ())]
         result = {"num_detections": len(rows)}
-        for key in rows[0] if rows else ():
-            result[key] = 100 * float(np.mean([row[key] for row in rows]))
+        for key in dict.fromkeys(key for row in rows for key in row):
+            result[key] = 100 * float(np.mean([row[key] for row in rows if key in row]))
         return OrderedDict(known_causes=result)
+
+
+def has_known_causes(dataset_name: str) -> bool:
+    """Whether the objects of a registered data set have ``part_segmentations``."""
+    entries = DatasetCatalog.get(dataset_name)
+    first = next((a for x in entries for a in x["annotations"]), {})
+    return "part_segmentations" in first
 
 
 def match_to_objects(
@@ -110,8 +147,7 @@ def peak_on_mask(heat: torch.Tensor, mask: torch.Tensor) -> float:
     Args:
         heat: (H, W), not negative; mask: (H, W) of bool.
     """
-    peak = heat.max()
-    return float(mask[heat == peak].float().mean()) if peak > 0 else 0.0
+    return float(pointing_game(heat[None], mask[None]))
 
 
 def in_half_of_side(heat: torch.Tensor, box: tuple[float, ...], side: str) -> float:
@@ -144,6 +180,8 @@ def _score(found: Instances, annotation: dict, box: list[float], image: dict) ->
     if "class" in heat:
         row["class"] = peak_on_mask(heat["class"], parts["class"])
         row["class_chance"] = float(parts["class"].sum()) / area
+        if annotation.get("visibility", {}).get("class") == 1:
+            row["class_unoccluded"] = row["class"]
     for side in SIDES:
         if side in heat:
             row[side] = in_half_of_side(heat[side], box, side)

@@ -1,0 +1,148 @@
+"""Evaluating heat maps of several methods on the same detections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+from tqdm import tqdm
+
+from odam_d2.errors import UserError
+from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
+from odam_d2.evaluation.explanation_files import compare_methods
+from odam_d2.evaluation.known_causes import has_known_causes
+from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.settings import METHODS, ExplainSettings
+
+from .checks import check_dataset
+from .weights import load_weights
+
+__all__ = ["evaluate_methods"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_methods(
+    cfg: CfgNode, methods: Sequence[str], output: Path, num_images: int | None = None
+) -> dict[str, dict[str, dict]]:
+    """
+    Evaluate the maps of every method on every data set of ``DATASETS.TEST``. Figures of an image
+    are kept as soon as they are there: after an interruption, the same call goes on.
+
+    Args:
+        cfg: of the detector, with ``MODEL.ODAM`` and ``TEST.ODAM.EXPLANATION``.
+        methods: of ``MODEL.ODAM.METHOD``. D-RISE explains the class only.
+        output: a folder for every data set and in it for every method.
+        num_images: the first so many images of each data set; None for all.
+
+    Returns:
+        ``{dataset: {method: {task: {metric: value}}}}``.
+
+    Raises:
+        UserError: a method is unknown, a data set is missing or has other classes than the
+            detector.
+    """
+    for name in cfg.DATASETS.TEST:
+        check_dataset(name)
+    settings = {method: _settings(cfg, method, output) for method in methods}
+    model = build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    for name in cfg.DATASETS.TEST:
+        _check_classes(model, settings[methods[0]], name)
+    results: dict[str, dict[str, dict]] = {}
+    for name in cfg.DATASETS.TEST:
+        results[name], rows = {}, {}
+        for method in methods:
+            model.odam = settings[method]
+            folder = output / name / method
+            evaluators = _evaluators(cfg, name, folder, model)
+            results[name][method] = _evaluate(cfg, name, method, model, evaluators, num_images)
+            rows[method] = evaluators[0].rows
+        if comm.is_main_process():
+            compare_methods(output / name, results[name], rows)
+    return results
+
+
+def _settings(cfg: CfgNode, method: str, output: Path) -> ExplainSettings:
+    """How a method explains."""
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.ODAM.METHOD = method
+    if method == "d_rise":
+        cfg.MODEL.ODAM.TARGETS = ["class"]
+        cfg.MODEL.ODAM.D_RISE.STATE_DIR = cfg.MODEL.ODAM.D_RISE.STATE_DIR or str(output / "d_rise")
+    return ExplainSettings.from_config(cfg)
+
+
+def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module) -> list:
+    weights = Path(cfg.MODEL.WEIGHTS)
+    stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
+    keys = {"method": model.odam.method, "weights": cfg.MODEL.WEIGHTS, "changed": stamp}
+    keys |= {"odam": repr(model.odam), "min_size": cfg.INPUT.MIN_SIZE_TEST}
+    found = [
+        ExplanationEvaluator(
+            name,
+            str(folder),
+            ExplanationProtocol.from_config(cfg),
+            model=model,
+            resume=True,
+            settings=keys,
+        )
+    ]
+    if has_known_causes(name):
+        causes = str(folder / "known_causes")
+        found.append(KnownCauseEvaluator(name, causes, resume=True, settings=keys))
+    return found
+
+
+def _evaluate(
+    cfg: CfgNode,
+    name: str,
+    method: str,
+    model: nn.Module,
+    evaluators: list,
+    num_images: int | None,
+) -> dict:
+    entries = DatasetCatalog.get(name)[:num_images]
+    done = set.intersection(*(evaluator.done for evaluator in evaluators))
+    todo = [entry for entry in entries if entry["image_id"] not in done]
+    if len(todo) < len(entries):
+        logger.info("%s on %s: %d of %d images are done.",
+                    method, name, len(entries) - len(todo), len(entries))  # fmt: skip
+    # InferenceSampler gives each process its own part.
+    loader = build_detection_test_loader(
+        todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+    bar = tqdm(loader, f"{method} on {name}", unit="image", disable=not comm.is_main_process())
+    try:
+        return inference_on_dataset(model, bar, DatasetEvaluators(evaluators))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"after {len(evaluators[0].done)} images of {name}, which are kept: the same command "
+            "goes on from there"
+        ) from None
+
+
+def _check_classes(model: nn.Module, settings: ExplainSettings, name: str) -> None:
+    found = build_explainer(model, settings).num_classes
+    names = MetadataCatalog.get(name).thing_classes
+    if found != len(names):
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise UserError(
+            f"the detector has {found} classes and {name!r} has {len(names)} ({listed}); set "
+            "DATASETS.TEST to what it was trained for"
+        )

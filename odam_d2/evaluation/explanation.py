@@ -1,0 +1,258 @@
+"""How good heat maps are, on any data set with boxes, and better with masks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from odam_d2.core.errors import InputError
+from odam_d2.core.perturbation import auc
+
+from .explanation_files import summarize, write_results
+from .explanation_scores import Objects, score_maps
+from .faithfulness import Faithfulness, FaithfulnessSettings
+from .known_causes import match_to_objects
+from .regions import box_regions, object_boxes, object_masks, true_objects
+from .rows import RowFiles
+
+__all__ = ["ExplanationEvaluator", "ExplanationProtocol"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExplanationProtocol:
+    """
+    Which detections are evaluated, and how.
+
+    Attributes:
+        score_thresh, iou_thresh: of detections.
+        mask_thresholds: of the maps, for their IoU with masks.
+        faithfulness: of deletion and insertion.
+    """
+
+    score_thresh: float = 0.1
+    iou_thresh: float = 0.9
+    mask_thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    faithfulness: FaithfulnessSettings = field(default_factory=FaithfulnessSettings)
+
+    def __post_init__(self):
+        for name in ("score_thresh", "iou_thresh"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"TEST.ODAM.EXPLANATION.{name.upper()} is {getattr(self, name)}; it must be in "
+                    "[0, 1]"
+                )
+        if not self.mask_thresholds or not all(0 <= t < 1 for t in self.mask_thresholds):
+            raise InputError(
+                f"TEST.ODAM.EXPLANATION.MASK_THRESHOLDS is {list(self.mask_thresholds)}; it must "
+                "be numbers in [0, 1), at least one"
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ExplanationProtocol:
+        """Of ``cfg.TEST.ODAM.EXPLANATION``."""
+        node = cfg.TEST.ODAM.EXPLANATION
+        return cls(
+            node.SCORE_THRESH,
+            node.IOU_THRESH,
+            tuple(node.MASK_THRESHOLDS),
+            FaithfulnessSettings.from_config(node.FAITHFULNESS),
+        )
+
+
+class ExplanationEvaluator(DatasetEvaluator):
+    """
+    Scores the field ``odam_maps`` of well-detected objects, see
+    :data:`odam_d2.evaluation.explanation_scores.METRICS`.
+
+    Figures of an image go to a file as soon as they are there. Those of several processes are
+    merged by image, so that it does not matter how many there were.
+
+    Args:
+        dataset_name: a registered data set with boxes.
+        output_dir: where rows, results and plots go; None for nowhere.
+        protocol: which detections, and how.
+        model: the detector, for deletion and insertion; None leaves them out.
+        resume: keep the figures of images that ``output_dir`` has from an earlier run with the same
+            ``settings``, and skip these images.
+        settings: whatever else figures depend on, such as the method and the weights.
+        distributed: gather from all processes.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        protocol: ExplanationProtocol | None = None,
+        *,
+        model: nn.Module | None = None,
+        resume: bool = False,
+        settings: dict | None = None,
+        distributed: bool = True,
+    ):
+        self.protocol = protocol or ExplanationProtocol()
+        self._name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._images = {x["image_id"]: x for x in DatasetCatalog.get(dataset_name)}
+        self._numbers = {image_id: number for number, image_id in enumerate(self._images)}
+        self._num_classes = len(MetadataCatalog.get(dataset_name).thing_classes)
+        objects = [a for x in self._images.values() for a in true_objects(x)]
+        if not objects:
+            raise InputError(f"data set {dataset_name!r} has no object in any image")
+        self._has_masks = all(a.get("segmentation") for a in objects)
+        self._faithfulness = None
+        if model is not None and self.protocol.faithfulness.per_image:
+            self._faithfulness = Faithfulness(model, self.protocol.faithfulness)
+        self._evaluated: list[dict] = []
+        asked = {"dataset": dataset_name, "protocol": asdict(self.protocol), **(settings or {})}
+        self._rows = RowFiles(output_dir, json.loads(json.dumps(asked)), resume)
+
+    @property
+    def done(self) -> set:
+        """Ids of the images that are done."""
+        return set(self._rows.by_image)
+
+    @property
+    def rows(self) -> list[dict]:
+        """What :meth:`evaluate` took the means of, one for each detection and target."""
+        return self._evaluated
+
+    def reset(self):
+        self._evaluated = []
+        self._rows.open(comm.get_rank())
+        if not self._has_masks:
+            logger.warning(
+                "%s has objects without masks: pointing_mask, energy_mask, odi_mask and mask_iou "
+                "are left out.",
+                self._name,
+            )
+
+    def process(self, inputs, outputs):
+        for given, output in zip(inputs, outputs, strict=True):
+            if given["image_id"] in self._rows.by_image:
+                continue
+            self._rows.add(given["image_id"], self._score(given, output["instances"]))
+
+    def evaluate(self):
+        """
+        Returns:
+            ``{"explanation-TARGET": {metric: value}}``, shares in percent, ``compactness`` in half
+            diagonals of the object's box, with ``num_detections`` and ``num_images``.
+        """
+        by_image = dict(self._rows.by_image)
+        if self._distributed:
+            comm.synchronize()
+            for part in comm.gather(by_image, dst=0):
+                by_image |= part
+            if not comm.is_main_process():
+                return {}
+        # In the order of the data set, whoever computed them.
+        images = [by_image[image_id] for image_id in self._images if image_id in by_image]
+        self._evaluated = rows = [row for image in images for row in image["rows"]]
+        if not rows:
+            detections = sum(image["detections"] for image in images)
+            logger.warning(
+                "None of the %d detections in %d images of %s has a score above %g, the right "
+                "class and an IoU of %g with its object (TEST.ODAM.EXPLANATION.SCORE_THRESH and "
+                "IOU_THRESH): there is nothing to evaluate.",
+                detections, len(images), self._name,
+                self.protocol.score_thresh, self.protocol.iou_thresh,
+            )  # fmt: skip
+            return {}
+        results = summarize(rows, len(images))
+        if self._output_dir:
+            write_results(Path(self._output_dir), self._rows.settings, results, rows)
+        return results
+
+    def _score(self, given: dict, found: Instances) -> dict:
+        """What the rows of one image are, and how many detections it had."""
+        entry = self._images.get(given["image_id"])
+        self._check(given, found, entry)
+        objects = true_objects(entry)
+        height, width = found.image_size
+        maps = found.get("odam_maps")
+        asked = found.scores > self.protocol.score_thresh
+        chosen = asked.nonzero().squeeze(1)
+        fields = ("pred_boxes", "scores", "pred_classes")
+        plain = Instances((height, width), **{f: found.get(f)[chosen].to("cpu") for f in fields})
+        boxes = object_boxes(objects)
+        labels = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
+        pairs = match_to_objects(plain, Boxes(boxes), labels, self.protocol.iou_thresh)
+        image = {"detections": len(found), "rows": []}
+        if not pairs:
+            return image
+        masks = object_masks(objects, height, width) if self._has_masks else None
+        regions = Objects(boxes, box_regions(boxes, height, width), masks)
+        pairs = [(int(chosen[detection]), number) for detection, number in pairs]
+        numbers = [number for _, number in pairs]
+        for target in maps.targets:
+            of_target = maps[[detection for detection, _ in pairs]].select(target)
+            heat = of_target.dense(height, width)[:, 0]
+            scores = score_maps(heat, numbers, regions, self.protocol.mask_thresholds)
+            for (detection, number), figures in zip(pairs, scores, strict=True):
+                what = {"image_id": given["image_id"], "object": number, "target": target,
+                        "score": float(found.scores[detection])}  # fmt: skip
+                image["rows"].append(what | figures)
+        self._add_curves(image["rows"], given, found, pairs, boxes)
+        return image
+
+    def _add_curves(
+        self,
+        rows: list[dict],
+        given: dict,
+        found: Instances,
+        pairs: list[tuple[int, int]],
+        boxes: Tensor,
+    ) -> None:
+        """Deletion and insertion of the image's best pairs."""
+        if self._faithfulness is None:
+            return
+        count = self.protocol.faithfulness.per_image
+        count = len(pairs) if count < 0 else count
+        size = tuple(given["image"].shape[-2:])
+        scale = size[0] * size[1] / (found.image_size[0] * found.image_size[1])
+        by_target = [t for t in found.odam_maps.targets if t == "combined" or "class" in t]
+        for place, (detection, number) in enumerate(pairs[:count]):
+            extent = boxes[number, 2:] - boxes[number, :2]
+            for target in by_target:
+                heat = found.odam_maps[detection].select(target).dense(*size)[0, 0]
+                deletion, insertion = self._faithfulness.curves(
+                    given,
+                    found[detection],
+                    heat,
+                    float(extent.prod()) * scale,
+                    1000 * self._numbers[given["image_id"]] + number,
+                )
+                row = rows[found.odam_maps.targets.index(target) * len(pairs) + place]
+                row |= {"deletion": float(auc(deletion)), "insertion": float(auc(insertion)),
+                        "deletion_curve": deletion.tolist(),
+                        "insertion_curve": insertion.tolist()}  # fmt: skip
+
+    def _check(self, given: dict, found: Instances, entry: dict | None) -> None:
+        if entry is None:
+            raise InputError(
+                f"image {given['image_id']!r} is not in the data set {self._name!r}; is that the "
+                "one that the detector was run on?"
+            )
+        if not found.has("odam_maps"):
+            raise InputError(
+                "the detections carry no heat maps: set MODEL.ODAM.TARGETS, and a "
+                "MODEL.META_ARCHITECTURE that explains (OdamRCNN, OdamRetinaNet, OdamFCOS)"
+            )
+        if len(found) and int(found.pred_classes.max()) >= self._num_classes:
+            raise InputError(
+                f"the detector found class {int(found.pred_classes.max())}, and {self._name!r} has "
+                f"{self._num_classes} classes: was the detector trained on other categories?"
+            )
