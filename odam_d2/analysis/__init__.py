@@ -1,0 +1,1 @@
+"""What a detector gets wrong, how much that costs, and why."""
