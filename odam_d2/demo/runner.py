@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError
 from odam_d2.visualization.report import GENERATOR, ImageEntry, printable, write_report
 
@@ -31,7 +32,7 @@ def plan_folders(paths: Sequence[str], output: str) -> list[str]:
         UserError: ``output`` is a file or cannot be written to, or holds something of that name
             that this tool did not make.
     """
-    _check_writable(output)
+    check_output_folder(output)
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     folders = unique_names(stems, reserved=[_PAGE])
     for folder in folders:
@@ -44,16 +45,6 @@ def plan_folders(paths: Sequence[str], output: str) -> list[str]:
     if os.path.lexists(page) and not _is_ours(page):
         raise UserError(f"{page!r} exists and is not a page of this tool; choose another output")
     return folders
-
-
-def _check_writable(output: str) -> None:
-    place = os.path.abspath(output)
-    while not os.path.lexists(place):
-        place = os.path.dirname(place)
-    if not os.path.isdir(place):
-        raise UserError(f"output {output!r} cannot be a folder: {place!r} is not one")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"output {output!r} cannot be written to: no permission in {place!r}")
 
 
 def _is_ours(page: str) -> bool:

@@ -7,13 +7,23 @@ import os
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
 
 from odam_d2.errors import UserError
+from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.state import borrowed
 
 from .evaluators import check_evaluators
 from .weights import check_weights_exist, starting_weights
 
-__all__ = ["check_dataset", "check_num_gpus", "check_run"]
+__all__ = [
+    "check_classes",
+    "check_dataset",
+    "check_num_gpus",
+    "check_output_folder",
+    "check_run",
+]
 
 
 def check_num_gpus(num_gpus: int) -> None:
@@ -40,6 +50,30 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     for name in needed:
         check_dataset(name)
     check_weights_exist(starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
+
+
+def check_classes(model: nn.Module, dataset: str) -> None:
+    """Raise a :class:`UserError` when a detector has another number of classes than a data set."""
+    with borrowed(model):
+        found = build_explainer(model, ExplainSettings()).num_classes
+    names = MetadataCatalog.get(dataset).thing_classes
+    if found != len(names):
+        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise UserError(
+            f"the detector has {found} classes and {dataset!r} has {len(names)} ({listed}); set "
+            "DATASETS.TEST to what it was trained for"
+        )
+
+
+def check_output_folder(folder: str | os.PathLike) -> None:
+    """Raise a :class:`UserError` when results could not be written to a folder, made if need be."""
+    place = os.path.abspath(folder)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise UserError(f"output {str(folder)!r} cannot be a folder: {place!r} is not one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"output {str(folder)!r} cannot be written to: no permission in {place!r}")
 
 
 def check_dataset(name: str) -> None:

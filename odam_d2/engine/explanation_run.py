@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
 )
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
@@ -23,10 +22,9 @@ from odam_d2.errors import UserError
 from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
 from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
-from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.settings import METHODS, ExplainSettings
 
-from .checks import check_dataset
+from .checks import check_classes, check_dataset
 from .weights import load_weights
 
 __all__ = ["evaluate_methods"]
@@ -58,9 +56,9 @@ def evaluate_methods(
         check_dataset(name)
     settings = {method: _settings(cfg, method, output) for method in methods}
     model = build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS)
     for name in cfg.DATASETS.TEST:
-        _check_classes(model, settings[methods[0]], name)
+        check_classes(model, name)
+    load_weights(model, cfg.MODEL.WEIGHTS)
     results: dict[str, dict[str, dict]] = {}
     for name in cfg.DATASETS.TEST:
         results[name], rows = {}, {}
@@ -135,14 +133,3 @@ def _evaluate(
             f"after {len(evaluators[0].done)} images of {name}, which are kept: the same command "
             "goes on from there"
         ) from None
-
-
-def _check_classes(model: nn.Module, settings: ExplainSettings, name: str) -> None:
-    found = build_explainer(model, settings).num_classes
-    names = MetadataCatalog.get(name).thing_classes
-    if found != len(names):
-        listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise UserError(
-            f"the detector has {found} classes and {name!r} has {len(names)} ({listed}); set "
-            "DATASETS.TEST to what it was trained for"
-        )

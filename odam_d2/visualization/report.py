@@ -8,7 +8,15 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-__all__ = ["GENERATOR", "DetectionEntry", "ImageEntry", "OverlayEntry", "printable", "write_report"]
+__all__ = [
+    "GENERATOR",
+    "DetectionEntry",
+    "ImageEntry",
+    "OverlayEntry",
+    "printable",
+    "write_page",
+    "write_report",
+]
 
 GENERATOR = '<meta name="generator" content="odam_d2">'
 """A line of every page, by which our own pages are told from others'."""
@@ -69,13 +77,27 @@ def write_report(
     path: str, images: Sequence[ImageEntry], *, subtitle: str = "", notes: Sequence[str] = ()
 ) -> None:
     """
-    Write the page. It appears at once or not at all: a page of an earlier run stays until then.
+    Write the page, see :func:`write_page`.
 
     Args:
         path: of the page, in the folder that holds the images' folders.
         images: in the order of the page.
         subtitle: a line under the heading, such as the model's name.
         notes: lines for what the reader must know, such as images that could not be read.
+    """
+    write_page(path, "index.html.j2", images=images, subtitle=subtitle, notes=notes)
+
+
+def write_page(path: str, template: str, **values) -> None:
+    """
+    Fill in one of the project's templates. The page appears at once or not at all: one of an
+    earlier run stays until then.
+
+    Args:
+        path: of the page.
+        template: name of a file in ``templates``; it may use the filters ``url``, ``printable`` and
+            ``basename``.
+        **values: what it asks for, besides ``generator``.
     """
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
     environment = jinja2.Environment(
@@ -90,10 +112,7 @@ def write_report(
         "printable": printable,
         "basename": os.path.basename,
     }
-    template = environment.get_template("index.html.j2")
-    page = template.render(
-        images=images, subtitle=subtitle, notes=notes, generator=Markup(GENERATOR)
-    )
+    page = environment.get_template(template).render(generator=Markup(GENERATOR), **values)
     partial = f"{path}.partial"
     try:
         with open(partial, "w", encoding="utf-8", errors="replace") as file:

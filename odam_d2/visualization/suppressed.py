@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from .canvas import resize
 from .crops import crop_around
 from .overlay import blend_heat
+from .panels import BoxStyle, draw_boxes
 from .text import Color, fit_text, font
 
 __all__ = ["draw_suppressed", "suppressed_pairs"]
@@ -86,31 +87,12 @@ def _cells(image: np.ndarray, candidates: Instances, lost: int, by: int) -> list
     boxes = (boxes - np.array([x1, y1, x1, y1])) * np.array([size[1], size[0]] * 2)
     boxes /= np.array([x2 - x1, y2 - y1] * 2)
     heats = candidates.odam_maps[[lost, by]].dense(*image.shape[:2])[:, 0].detach().cpu().numpy()
-    cells = [_boxed(picture, [(boxes[1], _KEPT, False), (boxes[0], _LOST, True)])]
-    for heat, box, color, dashed in zip(heats, boxes, (_LOST, _KEPT), (True, False), strict=True):
+    styles = [BoxStyle(boxes[0], _LOST, dashed=True), BoxStyle(boxes[1], _KEPT)]
+    cells = [draw_boxes(picture, styles[::-1])]
+    for heat, style in zip(heats, styles, strict=True):
         shown = blend_heat(picture, resize(heat[y1:y2, x1:x2], size), peak=heat.max())
-        cells.append(_boxed(shown, [(box, color, dashed)]))
+        cells.append(draw_boxes(shown, [style]))
     return cells
-
-
-def _boxed(
-    picture: np.ndarray, boxes: Sequence[tuple[np.ndarray, Color, bool]], dash: int = 6
-) -> np.ndarray:
-    """Boxes (x1, y1, x2, y2) in pixels of the picture, in their colours, solid or dashed."""
-    out = Image.fromarray(picture)
-    draw = ImageDraw.Draw(out)
-    for box, color, dashed in boxes:
-        x1, y1, x2, y2 = np.clip(box, 1, [out.width - 2, out.height - 2] * 2)
-        for start, end in (((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)),
-                           ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))):  # fmt: skip
-            length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
-            step = 2 * dash if dashed else max(length, 1.0)
-            for begin in np.arange(0, max(length, 1.0), step):
-                stop = min(begin + (dash if dashed else length), length)
-                ends = [tuple(np.add(start, np.subtract(end, start) * at / max(length, 1e-6)))
-                        for at in (begin, stop)]  # fmt: skip
-                draw.line(ends, fill=color, width=2)
-    return np.array(out)
 
 
 def _describe(

@@ -1,0 +1,123 @@
+"""The error analysis of a detector on a data set, from running it to the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from torch import nn
+from tqdm import tqdm
+
+from odam_d2.engine.checks import check_classes, check_dataset
+from odam_d2.engine.trainer import Trainer
+from odam_d2.engine.weights import load_weights
+
+from .ap_costs import AnalysedImage, ap_costs
+from .detections import analyse, find_detections
+from .error_types import Finding
+from .explained_errors import ExplainedError, explain_errors, pick_errors
+from .report import ErrorEntry, counts, draw_error, write_error_report, write_picture
+
+__all__ = ["analyse_errors"]
+
+logger = logging.getLogger(__name__)
+
+
+def analyse_errors(
+    cfg: CfgNode,
+    config_name: str,
+    output: Path,
+    *,
+    confidence: float = 0.5,
+    most: int = 8,
+    iou_thresh: float = 0.5,
+    background_iou: float = 0.1,
+) -> tuple[Path, dict]:
+    """
+    Analyse the errors on the first data set of ``DATASETS.TEST``.
+
+    Args:
+        cfg: of the detector.
+        config_name: for the page.
+        output: folder of the report.
+        confidence: least score of the errors that are explained.
+        most: of each kind that are explained.
+        iou_thresh, background_iou: of :func:`odam_d2.analysis.error_types.sort_detections`.
+
+    Returns:
+        The path of the page, and ``{"AP", "costs", "counts"}``.
+
+    Raises:
+        UserError: the data set is missing, has no objects, or other classes than the detector.
+    """
+    dataset = cfg.DATASETS.TEST[0]
+    check_dataset(dataset)
+    model = Trainer.build_model(cfg).eval()
+    check_classes(model, dataset)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    weights = Path(cfg.MODEL.WEIGHTS)
+    stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
+    keys = {"weights": cfg.MODEL.WEIGHTS, "changed": stamp, "config": cfg.dump()}
+    found = find_detections(model, cfg, dataset, output / "detections", keys)
+    images = analyse(found, dataset, iou_thresh, background_iou)
+    names = MetadataCatalog.get(dataset).thing_classes
+    costs = ap_costs(list(images.values()), len(names), iou_thresh)
+    counted = counts(images, confidence)
+    picked = pick_errors(images, most, confidence)
+    errors = _explain_all(model, cfg, dataset, images, picked, output, names)
+    settings = {
+        "dataset": dataset, "config": config_name, "weights": cfg.MODEL.WEIGHTS,
+        "iou_thresh": iou_thresh, "background_iou": background_iou, "confidence": confidence,
+    }  # fmt: skip
+    page = write_error_report(output, settings, costs, counted, errors)
+    return page, {**costs, "counts": counted}
+
+
+def _explain_all(
+    model: nn.Module,
+    cfg: CfgNode,
+    dataset: str,
+    images: Mapping[object, AnalysedImage],
+    picked: Mapping[str, list[tuple[object, Finding]]],
+    output: Path,
+    names: list[str],
+) -> dict[str, list[ErrorEntry]]:
+    """The picked errors, each image explained once."""
+    by_image: dict[object, list[tuple[str, int, Finding]]] = {}
+    for kind, errors in picked.items():
+        for place, (image_id, finding) in enumerate(errors):
+            by_image.setdefault(image_id, []).append((kind, place, finding))
+    entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(dataset)}
+    mapper = DatasetMapper(cfg, False)
+    done: dict[str, dict[int, ErrorEntry]] = {}
+    for image_id, asked in tqdm(by_image.items(), "explaining errors", unit="image"):
+        entry, image = entries[image_id], images[image_id]
+        found = explain_errors(model, mapper(dict(entry)), image, [f for *_, f in asked], names)
+        picture = cv2.imread(entry["file_name"])[:, :, ::-1]
+        for (kind, place, _), error in zip(asked, found, strict=True):
+            drawn, caption = draw_error(picture, image, error, names)
+            file = f"{kind}_{place + 1}.png"
+            write_picture(output / file, drawn)
+            caption = f"{caption} ({Path(entry['file_name']).name})"
+            record = _record(image_id, image, error, file, names)
+            done.setdefault(kind, {})[place] = ErrorEntry(file, caption, record)
+    return {kind: [found[place] for place in sorted(found)] for kind, found in done.items()}
+
+
+def _record(
+    image_id: object, image: AnalysedImage, error: ExplainedError, file: str, names: list[str]
+) -> dict:
+    finding = error.finding
+    record = {"image_id": image_id, "kind": finding.kind, "iou": finding.iou, "picture": file}
+    if finding.detection is not None:
+        row = finding.detection
+        record |= {"box": image.boxes[row].tolist(), "score": float(image.scores[row]),
+                   "class": names[int(image.classes[row])]}  # fmt: skip
+    if finding.object is not None:
+        record |= {"object_box": image.objects[finding.object].tolist(),
+                   "object_class": names[int(image.labels[finding.object])]}  # fmt: skip
+    return record | dict(error.numbers)
