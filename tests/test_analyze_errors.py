@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from few_images import few_images
 
 import odam_d2.analysis.detections as detections_module
 from odam_d2 import explain, explain_boxes
@@ -27,20 +28,9 @@ IMAGES = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_images():
-    entries = DatasetCatalog.get("crowdshapes_val")[:IMAGES]
-    DatasetCatalog.register(NAME, lambda: entries)
-    metadata = MetadataCatalog.get("crowdshapes_val")
-    MetadataCatalog.get(NAME).set(
-        thing_classes=metadata.thing_classes,
-        thing_dataset_id_to_contiguous_id=metadata.thing_dataset_id_to_contiguous_id,
-        json_file=metadata.json_file,
-        image_root=metadata.image_root,
-        evaluator_type="coco",
-    )
-    yield
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+def images():
+    with few_images(NAME, IMAGES):
+        yield
 
 
 def run(*arguments):

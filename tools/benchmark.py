@@ -13,6 +13,11 @@ With --nms, what another NMS costs; with --training, what the loss on heat maps 
         --nms 1000 MODEL.WEIGHTS "" MODEL.ODAM.NMS.NAME odam_nms
     tools/benchmark.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
         --training 8 MODEL.WEIGHTS "" MODEL.ODAM.LOSS.NAME OdamTrainLoss
+
+With --methods, what ODAM, Grad-CAM and D-RISE cost (of D-RISE, so many masks are timed):
+
+    tools/benchmark.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        --methods 8 MODEL.WEIGHTS ""
 """
 
 import argparse
@@ -27,6 +32,7 @@ import torch
 import odam_d2.data  # noqa: F401 (class names of the data sets)
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
+from odam_d2.engine.methods_benchmark import measure_methods
 from odam_d2.engine.nms_benchmark import measure_nms
 from odam_d2.engine.training_benchmark import measure_training
 from odam_d2.errors import UserError, run_tool
@@ -53,6 +59,8 @@ def get_parser() -> argparse.ArgumentParser:
                       help="another NMS, with N candidates, against the detector's")  # fmt: skip
     kind.add_argument("--training", type=int, metavar="N",
                       help="training with the loss and without, N objects")  # fmt: skip
+    kind.add_argument("--methods", type=int, metavar="N",
+                      help="other methods than ODAM too, of D-RISE N masks")  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides")  # fmt: skip
@@ -62,7 +70,7 @@ def get_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> BenchmarkCase:
     """Check the arguments, and fix what is measured."""
     numbers = [*args.size, args.instances, args.runs, args.references, *(args.spread or [])]
-    numbers += [number for number in (args.nms, args.training) if number is not None]
+    numbers += [number for number in (args.nms, args.training, args.methods) if number is not None]
     if min(numbers) < 1:
         raise UserError("sizes and numbers of instances, objects and runs must be positive")
     if args.json and not os.access(Path(args.json).resolve().parent, os.W_OK):
@@ -103,6 +111,9 @@ def run(argv: list[str] | None = None) -> None:
         figures |= measure_nms(case.cfg, case.size, args.nms, case.runs)
     elif args.training is not None:
         figures |= measure_training(case.cfg, case.size, args.training, case.runs)
+    elif args.methods is not None:
+        limits = (case.size, case.instances, args.methods, case.runs)
+        figures |= measure_methods(case.cfg, *limits)
     else:
         figures |= measure(case)
     if args.memory:

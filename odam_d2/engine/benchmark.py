@@ -35,6 +35,7 @@ __all__ = [
     "BenchmarkCase",
     "measure",
     "peak_memory",
+    "seconds",
     "timed_in_turns",
 ]
 
@@ -175,14 +176,14 @@ def measure(case: BenchmarkCase) -> dict:
 @contextmanager
 def _clock(explainer: HeadExplainer) -> Iterator[list[float]]:
     """The seconds of every explaining step, from detections to maps, while inside."""
-    explain_detections, seconds = explainer.explain_detections, []
+    explain_detections, found = explainer.explain_detections, []
 
     def clocked(reading, instances):
-        seconds.append(_seconds(lambda: explain_detections(reading, instances)))
+        found.append(seconds(lambda: explain_detections(reading, instances)))
 
     explainer.explain_detections = clocked
     try:
-        yield seconds
+        yield found
     finally:
         del explainer.explain_detections
 
@@ -190,11 +191,12 @@ def _clock(explainer: HeadExplainer) -> Iterator[list[float]]:
 def timed_in_turns(ways: Sequence[Callable[[], object]], runs: int, what: str) -> list[list[float]]:
     """Seconds of ``runs`` runs of each way, in turns, after one that is not counted."""
     with tqdm(range(runs + 1), what, unit="run") as bar:  # closed before an error is told
-        rounds = [[_seconds(way) for way in ways] for _ in bar]
+        rounds = [[seconds(way) for way in ways] for _ in bar]
     return [list(times) for times in zip(*rounds[1:], strict=True)]
 
 
-def _seconds(way: Callable[[], object]) -> float:
+def seconds(way: Callable[[], object]) -> float:
+    """Of one run."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -1,0 +1,74 @@
+"""What ODAM and the methods it is compared with cost, on one image, in one process."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from odam_d2.core.targets import DEFAULT_TARGETS
+from odam_d2.modeling.explain import explain
+from odam_d2.modeling.settings import DRiseSettings
+from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.views import view_of
+
+from .benchmark import seconds, timed_in_turns
+from .detector import set_score_threshold
+from .untrained import initialise, spread_proposals
+
+__all__ = ["measure_methods"]
+
+
+def measure_methods(
+    cfg: CfgNode, size: tuple[int, int], instances: int, masks: int, runs: int
+) -> dict:
+    """
+    Time plain inference, and inference with the class map of every detection by each method.
+
+    Args:
+        cfg: config of the detector. The score threshold is lowered to 0.
+        size: (height, width) of the image in pixels, as the network gets it.
+        instances: detections.
+        masks: of D-RISE that are timed; its seconds are extrapolated to as many as
+            ``MODEL.ODAM.D_RISE.NUM_MASKS`` says, since each one costs the same.
+        runs: timed runs of inference and ODAM; the fastest counts. The others run once.
+
+    Returns:
+        Seconds per image: ``forward_s``, ``odam_s``, ``odam_all_targets_s`` (class and sides),
+        ``grad_cam_s`` (Grad-CAM++ costs the same), ``d_rise_s`` (extrapolated from
+        ``d_rise_timed_masks`` to ``d_rise_masks``), and ``d_rise_over_odam``.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    set_score_threshold(cfg, 0.0)
+    cfg.TEST.DETECTIONS_PER_IMAGE = instances
+    total = cfg.MODEL.ODAM.D_RISE.NUM_MASKS
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    initialise(model, cfg)
+    if not cfg.MODEL.WEIGHTS:
+        model = spread_proposals(model)
+    inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
+    plain = view_of(model, odam=None, odam_training=None)
+    few = DRiseSettings(num_masks=masks, batch_size=cfg.MODEL.ODAM.D_RISE.BATCH_SIZE)
+
+    def by(method: str, targets: tuple[str, ...] = ("class",)):
+        return lambda: explain(model, inputs, targets, method=method, d_rise=few)
+
+    with borrowed(model):
+        found = len(plain(inputs)[0]["instances"])
+        ways = [lambda: plain(inputs), by("odam"), by("odam", DEFAULT_TARGETS)]
+        times = timed_in_turns(ways, runs, "inference and ODAM")
+        forward, odam, odam_all = (min(of_way) for of_way in times)
+        slow = {method: seconds(by(method)) for method in ("grad_cam", "d_rise")}
+    slow["d_rise"] = forward + (slow["d_rise"] - forward) * total / masks
+    return {
+        "num_instances": found,
+        "forward_s": forward,
+        "odam_s": odam,
+        "odam_all_targets_s": odam_all,
+        **{f"{method}_s": value for method, value in slow.items()},
+        "d_rise_timed_masks": masks,
+        "d_rise_masks": total,
+        "d_rise_over_odam": slow["d_rise"] / odam,
+    }

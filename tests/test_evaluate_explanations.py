@@ -1,0 +1,147 @@
+"""tools/evaluate_explanations.py and train_net.py on the shipped detector and a few pictures."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from few_images import few_images
+
+import odam_d2.engine.explanation_run as explanation_run
+from odam_d2.errors import run_tool
+from odam_d2.evaluation.explanation_scores import METRICS
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
+NAME, IMAGES = "crowdshapes_evaluated", 4
+OPTS = [
+    "MODEL.DEVICE", "cpu", "DATASETS.TEST", f"('{NAME}',)", "DATALOADER.NUM_WORKERS", "0",
+    "TEST.ODAM.EXPLANATION.IOU_THRESH", "0.7", "TEST.ODAM.EXPLANATION.FAITHFULNESS.STEPS", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images():
+    with few_images(NAME, IMAGES):
+        yield
+
+
+def evaluate(folder, *arguments, opts=()):
+    tool = runpy.run_path(str(ROOT / "tools/evaluate_explanations.py"))
+    base = ["--config-file", CONFIG, "--output", str(folder), *arguments]
+    return run_tool(lambda: tool["run"]([*base, *OPTS, *opts]))
+
+
+def test_methods_on_the_same_detections(tmp_path, capsys):
+    opts = ["MODEL.ODAM.TARGETS", "['class', 'left']"]
+    out = tmp_path / "all.json"
+    methods = ["--methods", "odam", "grad_cam"]
+    assert evaluate(tmp_path, *methods, "--json", str(out), opts=opts) == 0
+    results = json.loads(out.read_text())[NAME]
+    assert list(results) == ["odam", "grad_cam"]
+    counts = {found["explanation-class"]["num_detections"] for found in results.values()}
+    assert len(counts) == 1
+    for found in results.values():
+        assert set(METRICS) <= set(found["explanation-class"])
+        assert "deletion" not in found["explanation-left"]
+        assert found["explanation-class"]["num_curves"] == IMAGES
+        assert found["known_causes"]["num_detections"] >= counts.copy().pop()
+    assert results["odam"]["explanation-class"]["energy_mask"] > 20
+    tables = (tmp_path / NAME / "methods.md").read_text()
+    assert tables in capsys.readouterr().out
+    row = next(line for line in tables.splitlines() if line.startswith("| odam |"))
+    assert f"| {results['odam']['explanation-class']['pointing_mask']:.1f} |" in row
+    assert (tmp_path / NAME / "methods.png").stat().st_size > 10_000
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    json_of = {folder: str(folder) + ".json" for folder in (whole, parts)}
+    assert evaluate(whole, "--json", json_of[whole]) == 0
+
+    inference = explanation_run.inference_on_dataset
+
+    def interrupted(model, loader, evaluator):
+        def some():
+            for number, batch in enumerate(loader):
+                if number == 2:
+                    raise KeyboardInterrupt
+                yield batch
+
+        class Loader(list):
+            __iter__ = lambda _: some()  # noqa: E731
+            __len__ = lambda _: IMAGES  # noqa: E731
+
+        return inference(model, Loader(), evaluator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explanation_run, "inference_on_dataset", interrupted)
+        assert evaluate(parts) == 130
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == (
+        f"interrupted after 2 images of {NAME}, which are kept: the same command goes on from there"
+    )
+    seen = []
+
+    def counted(model, loader, evaluator):
+        seen.append(len(loader))
+        return inference(model, loader, evaluator)
+
+    monkeypatch.setattr(explanation_run, "inference_on_dataset", counted)
+    assert evaluate(parts, "--json", json_of[parts]) == 0
+    assert seen == [IMAGES - 2]
+    assert Path(json_of[parts]).read_text() == Path(json_of[whole]).read_text()
+
+
+def test_d_rise_keeps_its_sums(tmp_path):
+    opts = ["MODEL.ODAM.D_RISE.NUM_MASKS", "4", "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE", "0"]
+    assert evaluate(tmp_path, "--methods", "d_rise", "--num-images", "1", opts=opts) == 0
+    assert len(list((tmp_path / "d_rise").glob("*.pth"))) == 1
+    found = json.loads((tmp_path / NAME / "methods.json").read_text())["d_rise"]
+    assert found["explanation-class"]["num_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "opts", "sentence"),
+    [
+        (["--methods", "gradcam"], [], "unknown method 'gradcam'; there are odam, grad_cam"),
+        (["--num-images", "0"], [], "--num-images must be 1 or more"),
+        (
+            [],
+            ["TEST.ODAM.EXPLANATION.IOU_THRESH", "2.0"],
+            "IOU_THRESH is 2.0; it must be in [0, 1]",
+        ),
+        ([], ["MODEL.ROI_HEADS.NUM_CLASSES", "5"], "the detector has 5 classes and"),
+        ([], ["DATASETS.TEST", "('nothing',)"], "'nothing' is not registered"),
+        (["--num-gpus", "2"], [], "--num-gpus is 2, and PyTorch finds"),
+        ([], ["MODEL.ODAM.METHOD", "lime"], "unknown method 'lime'; there are odam"),
+    ],
+)
+def test_errors_are_one_sentence(tmp_path, capsys, arguments, opts, sentence):
+    assert evaluate(tmp_path, *arguments, opts=opts) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert sentence in error
+
+
+def train_net(folder, *opts):
+    tool = runpy.run_path(str(ROOT / "tools/train_net.py"))
+    arguments = ["--config-file", CONFIG, "--eval-only", *OPTS, "OUTPUT_DIR", str(folder), *opts]
+    return run_tool(lambda: tool["run"](arguments))
+
+
+def test_switched_on_in_yaml_for_train_net(tmp_path):
+    opts = ["TEST.ODAM.EVALUATORS", "['explanation', 'known_causes']",
+            "MODEL.ODAM.TARGETS", "['class']"]  # fmt: skip
+    assert train_net(tmp_path, *opts) == 0
+    folder = tmp_path / "inference" / NAME / "explanation"
+    content = json.loads((folder / "results.json").read_text())
+    assert set(METRICS) <= set(content["results"]["explanation-class"])
+    assert (folder / "detections.csv").is_file()
+    assert (tmp_path / "inference" / NAME / "known_causes/rows_0.jsonl").is_file()
+
+
+def test_without_targets_there_is_nothing_to_evaluate(tmp_path, capsys):
+    opts = ["TEST.ODAM.EVALUATORS", "['explanation']", "MODEL.ODAM.TARGETS", "[]"]
+    assert train_net(tmp_path, *opts) == 1
+    assert "MODEL.ODAM.TARGETS is empty" in capsys.readouterr().err
