@@ -92,6 +92,15 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "candidates: suppressed.png and suppressed.json",
     )
     parser.add_argument(
+        "--discriminate",
+        type=float,
+        nargs="?",
+        const=0.1,
+        metavar="IOU",
+        help="also draw the class maps of detections that overlap by more than this IoU together, "
+        "each in a colour of its own: groups.png (without a number: 0.1)",
+    )
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -105,6 +114,8 @@ def setup(args: argparse.Namespace) -> Demo:
     setup_logger(name="odam_d2")
     if args.max_detections < 1:
         raise UserError(f"--max-detections must be at least 1, not {args.max_detections}")
+    if args.discriminate is not None and not 0 <= args.discriminate < 1:
+        raise UserError(f"--discriminate is {args.discriminate:g}; it must be in [0, 1)")
     cfg = setup_config(args.config_file, args.opts)
     check_score_threshold(args.confidence_threshold)
     plan_folders(args.input, args.output)
@@ -120,6 +131,7 @@ def setup(args: argparse.Namespace) -> Demo:
         args.max_detections,
         printable(subtitle),
         predictor.candidates if args.suppressed else None,
+        args.discriminate,
     )
 
 

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 
 from odam_d2.visualization.canvas import fit_canvas
 from odam_d2.visualization.contact_sheet import contact_sheet
+from odam_d2.visualization.discrimination import draw_groups
 from odam_d2.visualization.maps_file import save_maps
 from odam_d2.visualization.overlay import describe_target, draw_explanation
 from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry, printable
@@ -38,6 +39,7 @@ def write_image(
     class_names: Sequence[str],
     found: int,
     candidates: Instances | None = None,
+    overlap: float | None = None,
 ) -> ImageEntry:
     """
     Write the folder of one image. It appears complete or not at all, and replaces that of an
@@ -52,6 +54,8 @@ def write_image(
         class_names: by class id.
         found: how many detections there were, of which ``instances`` are the best.
         candidates: what NMS was given, as recorded, to be drawn and listed; None for not.
+        overlap: groups of detections that overlap by more than this IoU are drawn together; None
+            for not.
 
     Returns:
         What was written, for the report.
@@ -64,6 +68,11 @@ def write_image(
         if candidates is not None:
             entry = replace(entry, suppressed="suppressed.png")
             _write_suppressed(partial, image, candidates, class_names)
+        if overlap is not None:
+            groups = draw_groups(image, instances, class_names, overlap)
+            if groups is not None:
+                entry = replace(entry, groups="groups.png")
+                _write_png(os.path.join(partial, entry.groups), groups)
         if os.path.isdir(final):
             shutil.rmtree(final)
         os.rename(partial, final)

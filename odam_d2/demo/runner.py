@@ -68,6 +68,8 @@ class Demo:
         subtitle: a line for the page, such as the model's name.
         suppressed: from an image to the recorded candidates of its NMS, which are then drawn too;
             None for not.
+        overlap: IoU above which detections are drawn together, see
+            :func:`odam_d2.visualization.discrimination.draw_groups`; None for not.
         done: the images that were finished.
         unreadable: sentences about the images that could not be read.
     """
@@ -78,6 +80,7 @@ class Demo:
     max_detections: int = 20
     subtitle: str = ""
     suppressed: Callable[[np.ndarray], Instances] | None = None
+    overlap: float | None = None
     done: list[ImageEntry] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
@@ -135,9 +138,14 @@ class Demo:
             )  # fmt: skip
         candidates = None if self.suppressed is None else self.suppressed(image)
         os.makedirs(self.output, exist_ok=True)
-        self.done.append(
-            write_image(self.output, folder, path, image, best, self.class_names, found, candidates)
-        )
+        entry = write_image(
+            self.output, folder, path, image, best, self.class_names, found, candidates,
+            self.overlap,
+        )  # fmt: skip
+        if self.overlap is not None and not entry.groups:
+            logger.info("%s: no detections overlap by an IoU above %g",
+                        printable(path), self.overlap)  # fmt: skip
+        self.done.append(entry)
 
     def _complaint(self, page: str) -> str:
         count = len(self.unreadable)

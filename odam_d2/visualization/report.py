@@ -54,6 +54,7 @@ class ImageEntry:
         found: number of detections, of which ``detections`` may be the first few.
         contact_sheet, maps, listing: names of files.
         suppressed: name of the picture of what NMS suppressed; empty for none.
+        groups: name of the picture of overlapping detections; empty for none.
     """
 
     source: str
@@ -66,6 +67,7 @@ class ImageEntry:
     maps: str = "maps.npz"
     listing: str = "maps.json"
     suppressed: str = ""
+    groups: str = ""
 
 
 def printable(text: str) -> str:
