@@ -1,5 +1,6 @@
 """ExplanationEvaluator: which detections count, what they get, processes, resuming, clear words."""
 
+import gc
 import json
 import socket
 
@@ -318,3 +319,19 @@ def test_curves_of_the_best_detections_only(with_masks):
     assert result["deletion"] == pytest.approx(100 * (0.75 + 0.25) / 4)
     assert result["insertion"] == pytest.approx(100 * (0.25 + 0.75 + 1 + 1) / 4)
     assert (result["num_detections"], result["num_curves"]) == (2, 1)
+
+
+def test_nothing_but_figures_is_kept(with_masks):
+    """However many images there are, no map, image or mask of theirs stays in memory."""
+    evaluator = ExplanationEvaluator(with_masks, protocol=ALL)
+    evaluator.reset()
+
+    def tensors():
+        gc.collect()
+        return sum(isinstance(x, torch.Tensor | np.ndarray) for x in gc.get_objects())
+
+    evaluator.process([{"image_id": "image 0"}], blobs(0))
+    before = tensors()
+    for number in (1, 2):
+        evaluator.process([{"image_id": f"image {number}"}], blobs(number))
+    assert tensors() == before
