@@ -28,7 +28,7 @@ def images():
 
 def evaluate(folder, *arguments, opts=()):
     tool = runpy.run_path(str(ROOT / "tools/evaluate_explanations.py"))
-    base = ["--config-file", CONFIG, "--output", str(folder), *arguments]
+    base = ["--config-file", CONFIG, "--output", str(folder), *arguments]  # then overrides at once
     return run_tool(lambda: tool["run"]([*base, *OPTS, *opts]))
 
 

@@ -86,8 +86,16 @@ def main(args: argparse.Namespace) -> None:
         Path(args.json).write_text(text + "\n")
 
 
+def split_overrides(args: argparse.Namespace) -> None:
+    """What follows --methods and is a key of the config begins the overrides."""
+    words = args.methods or []
+    first = next((place for place, word in enumerate(words) if "." in word), len(words))
+    args.methods, args.opts = words[:first] or None, [*words[first:], *args.opts]
+
+
 def run(argv: list[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
+    split_overrides(args)
     check_num_gpus(args.num_gpus)
     launch(main, max(1, args.num_gpus), dist_url="auto", args=(args,))
 
