@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from tqdm import tqdm
 
 from odam_d2.errors import UserError
@@ -29,7 +28,7 @@ from odam_d2.modeling.views import view_of
 
 from .autograd_maps import compare_with_autograd
 from .detector import set_score_threshold
-from .untrained import initialise, spread_proposals
+from .untrained import build_for_timing
 
 __all__ = [
     "BenchmarkCase",
@@ -110,11 +109,7 @@ def _build(case: BenchmarkCase) -> _Work:
     cfg.defrost()
     set_score_threshold(cfg, 0.0)
     cfg.TEST.DETECTIONS_PER_IMAGE = sum(case.spread) if case.spread else case.instances
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    initialise(model, cfg)
-    if not cfg.MODEL.WEIGHTS:
-        model = spread_proposals(model)
+    model = build_for_timing(cfg)
     image = torch.randint(0, 256, (3, *case.size)).float()
     explainer = build_explainer(model, ExplainSettings.from_config(cfg))
     plain, ours = view_of(explainer.model), explainer.view()

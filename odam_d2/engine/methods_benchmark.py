@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
 from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.modeling.explain import explain
@@ -14,7 +13,7 @@ from odam_d2.modeling.views import view_of
 
 from .benchmark import seconds, timed_in_turns
 from .detector import set_score_threshold
-from .untrained import initialise, spread_proposals
+from .untrained import build_for_timing
 
 __all__ = ["measure_methods"]
 
@@ -43,11 +42,7 @@ def measure_methods(
     set_score_threshold(cfg, 0.0)
     cfg.TEST.DETECTIONS_PER_IMAGE = instances
     total = cfg.MODEL.ODAM.D_RISE.NUM_MASKS
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    initialise(model, cfg)
-    if not cfg.MODEL.WEIGHTS:
-        model = spread_proposals(model)
+    model = build_for_timing(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
     plain = view_of(model, odam=None, odam_training=None)
     few = DRiseSettings(num_masks=masks, batch_size=cfg.MODEL.ODAM.D_RISE.BATCH_SIZE)

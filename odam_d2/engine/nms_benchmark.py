@@ -7,7 +7,6 @@ import statistics
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import nn
 
 from odam_d2.errors import UserError
@@ -18,7 +17,7 @@ from odam_d2.modeling.state import borrowed
 
 from .benchmark import timed_in_turns
 from .detector import set_score_threshold
-from .untrained import initialise, spread_proposals
+from .untrained import build_for_timing
 
 __all__ = ["measure_nms"]
 
@@ -45,11 +44,7 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
     cfg.defrost()
     cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.NMS.NAME = [], ""
     set_score_threshold(cfg, 0.0)
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    initialise(model, cfg)
-    if not cfg.MODEL.WEIGHTS:
-        model = spread_proposals(model)
+    model = build_for_timing(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
     _limit_candidates(model, inputs, candidates)
     explainer = build_explainer(model, ExplainSettings(targets=(), nms=settings.nms, record=True))

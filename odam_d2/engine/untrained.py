@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.structures import Boxes
 from torch import nn
@@ -12,7 +13,7 @@ from odam_d2.modeling.views import view_of
 
 from .weights import load_weights
 
-__all__ = ["initialise", "scale_random_weights", "spread_proposals"]
+__all__ = ["build_for_timing", "initialise", "scale_random_weights", "spread_proposals"]
 
 
 class _SpreadProposals:
@@ -38,6 +39,14 @@ class _SpreadProposals:
             given.proposal_boxes = boxes.to(device)
             given.objectness_logits = torch.zeros(len(boxes), device=device)
         return proposals, losses
+
+
+def build_for_timing(cfg: CfgNode) -> nn.Module:
+    """The detector of a config in evaluation mode; without weights, a likeness of a trained one."""
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    initialise(model, cfg)
+    return model if cfg.MODEL.WEIGHTS else spread_proposals(model)
 
 
 def initialise(model: nn.Module, cfg: CfgNode) -> None:
