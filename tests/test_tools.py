@@ -77,11 +77,14 @@ def test_benchmark_errors_are_one_sentence(arguments, sentence, capsys):
         (["DATASETS.TEST", "()"], "DATASETS.TEST is empty"),
     ],
 )
-def test_evaluation_errors_are_one_sentence(opts, sentence, capsys):
+def test_evaluation_errors_are_one_sentence(opts, sentence, capsys, tmp_path):
     module = tool("evaluate_explanations")
     config = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
-    args = module.get_parser().parse_args(["--config-file", config, "MODEL.DEVICE", "cpu", *opts])
+    folder = tmp_path / "explanations"
+    flags = ["--config-file", config, "--output", str(folder)]
+    args = module.get_parser().parse_args([*flags, "MODEL.DEVICE", "cpu", *opts])
     assert run_tool(lambda: module.main(args)) == 1
+    assert not folder.exists()  # figures of an earlier run would be lost
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert sentence in error

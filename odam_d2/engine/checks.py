@@ -52,10 +52,13 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_weights_exist(starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
 
 
-def check_classes(model: nn.Module, dataset: str) -> None:
-    """Raise a :class:`UserError` when a detector has another number of classes than a data set."""
+def check_classes(model: nn.Module, dataset: str, settings: ExplainSettings | None = None) -> None:
+    """
+    Raise a :class:`UserError` when a detector has another number of classes than a data set, and an
+    :class:`InputError` when it cannot be explained as the settings ask.
+    """
     with borrowed(model):
-        found = build_explainer(model, ExplainSettings()).num_classes
+        found = build_explainer(model, settings or ExplainSettings()).num_classes
     names = MetadataCatalog.get(dataset).thing_classes
     if found != len(names):
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

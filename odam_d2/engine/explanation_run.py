@@ -57,7 +57,8 @@ def evaluate_methods(
     settings = {method: _settings(cfg, method, output) for method in methods}
     model = build_model(cfg)
     for name in cfg.DATASETS.TEST:
-        check_classes(model, name)
+        for of_method in settings.values():
+            check_classes(model, name, of_method)
     load_weights(model, cfg.MODEL.WEIGHTS)
     results: dict[str, dict[str, dict]] = {}
     for name in cfg.DATASETS.TEST:
