@@ -86,7 +86,7 @@ def _d_rise_keys() -> CN:
 
     # Stop early once every map of the image is this reliable: how well maps from so many other
     # masks would correlate with it, estimated from two halves. Above 0; 1 is never.
-    d_rise.SETTLED = 1.0
+    d_rise.SETTLED = 0.99
 
     # Masks between two looks at that, and two saves.
     d_rise.CHECK_EVERY = 200

@@ -29,6 +29,8 @@ __all__ = ["ExplanationEvaluator", "ExplanationProtocol"]
 
 logger = logging.getLogger(__name__)
 
+_RENDERED = 16  # maps that are rendered over the image at once
+
 
 @dataclass(frozen=True)
 class ExplanationProtocol:
@@ -196,15 +198,18 @@ class ExplanationEvaluator(DatasetEvaluator):
         masks = object_masks(objects, height, width) if self._has_masks else None
         regions = Objects(boxes, box_regions(boxes, height, width), masks)
         pairs = [(int(chosen[detection]), number) for detection, number in pairs]
-        numbers = [number for _, number in pairs]
         for target in maps.targets:
-            of_target = maps[[detection for detection, _ in pairs]].select(target)
-            heat = of_target.dense(height, width)[:, 0]
-            scores = score_maps(heat, numbers, regions, self.protocol.mask_thresholds)
-            for (detection, number), figures in zip(pairs, scores, strict=True):
-                what = {"image_id": given["image_id"], "object": number, "target": target,
-                        "score": float(found.scores[detection])}  # fmt: skip
-                image["rows"].append(what | figures)
+            of_target = maps.select(target)
+            for start in range(0, len(pairs), _RENDERED):
+                part = pairs[start : start + _RENDERED]
+                rows, numbers = (list(column) for column in zip(*part, strict=True))
+                heat = of_target[rows].dense(height, width)[:, 0]
+                scores = score_maps(heat, numbers, regions, self.protocol.mask_thresholds)
+                image["rows"] += [
+                    {"image_id": given["image_id"], "object": number, "target": target,
+                     "score": float(found.scores[row]), **figures}
+                    for row, number, figures in zip(rows, numbers, scores, strict=True)
+                ]  # fmt: skip
         self._add_curves(image["rows"], given, found, pairs, boxes)
         return image
 

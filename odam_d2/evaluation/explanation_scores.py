@@ -29,8 +29,6 @@ What is reported, the most telling first, and what is better. A two-stage detect
 its proposal's window: that it points into the box says little.
 """
 
-_CHUNK = 16  # maps that are rendered at once
-
 
 class Objects:
     """
@@ -64,23 +62,20 @@ def score_maps(
         For each map, all of :data:`METRICS` but deletion and insertion, shares as fractions, with
         ``mask_iou`` at each threshold beside its mean.
     """
-    rows: list[dict[str, float]] = []
-    for start in range(0, len(heat), _CHUNK):
-        chosen = torch.tensor(list(numbers[start : start + _CHUNK]))
-        scaled = metrics.unit_range(heat[start : start + _CHUNK].cpu())
-        columns: dict[str, Tensor] = {}
-        for kind, regions in objects.kinds.items():
-            mine, union = regions[chosen], regions.any(dim=0).expand(len(chosen), -1, -1)
-            others = regions.sum(dim=0) - mine.int() > 0
-            columns[f"pointing_{kind}"] = metrics.pointing_game(scaled, mine)
-            columns[f"energy_{kind}"] = metrics.energy_pointing_game(scaled, mine)
-            columns[f"odi_{kind}"] = metrics.object_discrimination_index(scaled, others, union)
-        if "mask" in objects.kinds:
-            iou = metrics.mask_iou(scaled, objects.kinds["mask"][chosen], thresholds)
-            columns["mask_iou"] = iou.mean(dim=1)
-            columns |= {f"mask_iou_{t:g}": iou[:, k] for k, t in enumerate(thresholds)}
-        columns["compactness"] = metrics.compactness(scaled, objects.boxes[chosen])
-        columns["sparsity"] = metrics.gini(scaled)
-        values = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
-        rows += [dict(zip(columns, row, strict=True)) for row in values]
-    return rows
+    chosen = torch.tensor(list(numbers))
+    scaled = metrics.unit_range(heat.cpu())
+    columns: dict[str, Tensor] = {}
+    for kind, regions in objects.kinds.items():
+        mine, union = regions[chosen], regions.any(dim=0).expand(len(chosen), -1, -1)
+        others = regions.sum(dim=0) - mine.int() > 0
+        columns[f"pointing_{kind}"] = metrics.pointing_game(scaled, mine)
+        columns[f"energy_{kind}"] = metrics.energy_pointing_game(scaled, mine)
+        columns[f"odi_{kind}"] = metrics.object_discrimination_index(scaled, others, union)
+    if "mask" in objects.kinds:
+        iou = metrics.mask_iou(scaled, objects.kinds["mask"][chosen], thresholds)
+        columns["mask_iou"] = iou.mean(dim=1)
+        columns |= {f"mask_iou_{t:g}": iou[:, k] for k, t in enumerate(thresholds)}
+    columns["compactness"] = metrics.compactness(scaled, objects.boxes[chosen])
+    columns["sparsity"] = metrics.gini(scaled)
+    values = torch.stack([column.double() for column in columns.values()], dim=1).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in values]

@@ -44,7 +44,7 @@ class DRiseSettings:
     keep_prob: float = 0.5
     batch_size: int = 8
     seed: int = 0
-    settled: float = 1.0
+    settled: float = 0.99
     check_every: int = 200
     state_dir: str = ""
 
