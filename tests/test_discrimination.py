@@ -127,17 +127,22 @@ def test_numbers_are_not_on_one_another():
                 assert abs(one - other).max() >= 26
 
 
-def test_odd_groups_are_drawn():
+def test_odd_groups_are_drawn(written):
     boxes = [[-5.0, -5, 30, 30], [0, 0, 31, 31], [10, 10, 11, 11], [180, 90, 230, 140]]
     found = blob_detections(SIZE, boxes)
     found.odam_maps.values[1] = 0
     assert draw_discrimination(picture(), found, NAMES).dtype == np.uint8
+    assert {"a 0.90", "a 0.89 · no positive evidence"} <= set(written)
+    draw_discrimination(picture(), found, ["endless " * 20])
+    assert any(text.endswith("… 0.90") for text in written)
     assert draw_discrimination(picture(), found[:1], NAMES).ndim == 3
     many = blob_detections(SIZE, [[20.0 + i, 20, 80, 100] for i in range(11)])
-    few = draw_discrimination(picture(), many[: len(COLORS)], NAMES)
+    written.clear()
+    draw_discrimination(picture(), many[: len(COLORS)], NAMES)
+    assert not any("more" in text for text in written)
     more = draw_discrimination(picture(), many, NAMES)
-    assert more.shape[1] == few.shape[1]
-    assert more.shape[0] > few.shape[0]  # a line that says how many are not shown
+    assert "and 3 more, not shown" in written
+    assert "8" not in written  # the best eight are 0 to 7
     assert draw_groups(picture(), found[[0, 3]], NAMES, 0.1) is None
     assert draw_groups(picture(), found[:0], NAMES, 0.1) is None
     single = draw_groups(picture(), many, NAMES, 0.1)

@@ -31,7 +31,7 @@ _BACK: Color = (17, 20, 26)
 _INK: Color = (235, 238, 242)
 _DARK: Color = (17, 20, 26)
 _SOFT: Color = (150, 158, 170)
-_PICTURE, _GAP, _SQUARE, _CHIP, _TEXT = 420, 14, 50, 26, 210  # pixels
+_PICTURE, _GAP, _SQUARE, _CHIP, _TEXT = 420, 14, 50, 26, 250  # pixels
 _TITLE, _LINE = 22, 26  # pixels: of the line above the matrix, of those below it
 _DIM = 0.42  # of the grey picture that is left under the maps
 _GLOW = 0.85  # of a colour at a map's peak
@@ -127,9 +127,9 @@ def draw_discrimination(
     heats = normalize(maps.dense(*image.shape[:2])[:, 0]).cpu().float().numpy()
     lines = []
     for row, heat in enumerate(heats):
-        text = class_names[int(instances.pred_classes[row])]
-        text += f" {float(instances.scores[row]):.2f}"
-        lines.append(text if heat.max(initial=0) > 0 else text + " · no positive evidence")
+        score = f" {float(instances.scores[row]):.2f}"
+        ending = score if heat.max(initial=0) > 0 else score + " · no positive evidence"
+        lines.append((class_names[int(instances.pred_classes[row])], ending))
     beside = _table(maps.similarity(target).cpu().float().numpy(), target, names, lines, left_out)
     boxes = instances.pred_boxes.tensor.cpu().numpy()
     picture = _tinted(image, heats, boxes, names, max(_PICTURE, beside.height))
@@ -194,9 +194,13 @@ def _draw_chip(draw: ImageDraw.ImageDraw, centre: tuple[float, float], name: str
 
 
 def _table(
-    correlation: np.ndarray, target: str, names: Sequence[str], lines: Sequence[str], left_out: int
+    correlation: np.ndarray,
+    target: str,
+    names: Sequence[str],
+    lines: Sequence[tuple[str, str]],
+    left_out: int,
 ) -> Image.Image:
-    """The matrix with its title above and a line for each detection below."""
+    """The matrix with its title above, and below a line for each detection: class, then score."""
     matrix = _CHIP + 8 + len(names) * _SQUARE
     width, top = max(matrix, _TEXT), _TITLE + matrix + 4
     height = top + _LINE * (len(names) + (left_out > 0))
@@ -205,10 +209,11 @@ def _table(
     title = fit_text(f"correlation of the {target} maps", font(12), width)
     draw.text((0, 0), title, _SOFT, font(12), "la")
     _draw_matrix(draw, _TITLE, correlation, names)
-    for row, text in enumerate(lines):
+    for row, (name, ending) in enumerate(lines):
         middle = top + _LINE * row + _LINE // 2
         _draw_chip(draw, (_CHIP // 2, middle), names[row], row)
-        text = fit_text(text, font(13), width - _CHIP - 8)
+        room = width - _CHIP - 8 - font(13).getlength(ending)
+        text = fit_text(name, font(13), room) + ending  # of a long name the score remains
         draw.text((_CHIP + 6, middle), text, _INK, font(13), "lm")
     if left_out > 0:
         place = (0, height - _LINE // 2)
