@@ -9,6 +9,7 @@ import torch
 from detectron2.structures import BoxMode
 
 from odam_d2 import OdamMaps
+from odam_d2.crowds import tuning
 from odam_d2.crowds.candidates import Candidates, load, save
 from odam_d2.crowds.experiment import Experiment
 from odam_d2.crowds.measures import detection_figures, pair_figures
@@ -182,3 +183,17 @@ def test_wrong_arguments_are_one_sentence(capsys):
     assert "--precision above 0" in capsys.readouterr().err
     assert tool("--detectors", "yolo") == 1
     assert "no 'yolo'; there are faster_rcnn, retinanet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("floor", [0.3, 0.45, 0.95])
+def test_looking_at_the_best_candidates_first_changes_no_choice(
+    method, floor, crowded, monkeypatch
+):
+    """With and without those that come after all others; also where all are needed (0.95)."""
+    _, image, candidates = crowded
+    given = (method, [candidates], {image["image_id"]: image}, 0.3, 0.8)
+    monkeypatch.setattr(tuning, "_FLOOR", 0.0)
+    expected = tune(*given)
+    monkeypatch.setattr(tuning, "_FLOOR", floor)
+    assert tune(*given) == expected

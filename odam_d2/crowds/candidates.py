@@ -48,6 +48,12 @@ class Candidates:
         groups = ((k, (self.classes == k).nonzero()[:, 0]) for k in self.classes.unique().tolist())
         return {label: (index, self.maps[index].similarity("class")) for label, index in groups}
 
+    def above(self, score: float) -> Candidates:
+        """Those of at least that score."""
+        count = int((self.scores >= score).sum())
+        parts = (self.boxes, self.scores, self.classes, self.maps)
+        return Candidates(self.image_id, *(part[:count] for part in parts))
+
     def correlation(self, index: torch.Tensor) -> torch.Tensor:
         """
         Args:
