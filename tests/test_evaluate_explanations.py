@@ -91,6 +91,10 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
     assert evaluate(parts, "--json", json_of[parts]) == 0
     assert seen == [IMAGES - 2]
     assert Path(json_of[parts]).read_text() == Path(json_of[whole]).read_text()
+    # All is done: the figures are given again, and the detector does not run.
+    assert evaluate(parts, "--json", json_of[parts]) == 0
+    assert seen == [IMAGES - 2]
+    assert Path(json_of[parts]).read_text() == Path(json_of[whole]).read_text()
 
 
 def test_d_rise_keeps_its_sums(tmp_path):

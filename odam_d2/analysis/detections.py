@@ -42,9 +42,11 @@ def find_detections(
     rows = RowFiles(str(folder), {"dataset": dataset, **settings}, resume=True)
     rows.open(0)
     todo = [entry for entry in entries if entry["image_id"] not in rows.by_image]
-    loader = build_detection_test_loader(
-        todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
-    )
+    loader = []
+    if todo:  # one of nothing cannot be built
+        loader = build_detection_test_loader(
+            todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        )
     try:
         for batch in tqdm(loader, f"detections in {dataset}", unit="image"):
             with borrowed(model):

@@ -122,13 +122,17 @@ def _evaluate(
     if len(todo) < len(entries):
         logger.info("%s on %s: %d of %d images are done.",
                     method, name, len(entries) - len(todo), len(entries))  # fmt: skip
+    evaluator = DatasetEvaluators(evaluators)
+    if not todo:  # a loader of nothing cannot be built
+        evaluator.reset()
+        return evaluator.evaluate()
     # InferenceSampler gives each process its own part.
     loader = build_detection_test_loader(
         todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
     bar = tqdm(loader, f"{method} on {name}", unit="image", disable=not comm.is_main_process())
     try:
-        return inference_on_dataset(model, bar, DatasetEvaluators(evaluators))
+        return inference_on_dataset(model, bar, evaluator)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"after {len(evaluators[0].done)} images of {name}, which are kept: the same command "
