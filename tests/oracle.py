@@ -12,7 +12,6 @@ from detectron2.structures import Boxes, Instances
 from scipy.ndimage import gaussian_filter
 
 from odam_d2 import OdamMaps, add_odam_config, explain
-from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.windows import paste_window
 from odam_d2.engine.untrained import scale_random_weights
 
@@ -140,8 +139,8 @@ def _level_map(output, levels, image, sigma):
     level = max(range(len(size)), key=size.__getitem__)
     assert sum(s > 0 for s in size) <= 1
     gradient = gradients[level][image]
-    if sigma:  # scipy's Gaussian over the whole feature map, cut where ours is
-        cut = smoothing_radius(sigma) / sigma
+    if sigma:  # scipy's Gaussian over the whole feature map, cut three deviations off, rounded up
+        cut = np.ceil(3 * sigma) / sigma
         smooth = [gaussian_filter(g, sigma, mode="constant", truncate=cut) for g in gradient]
         gradient = torch.as_tensor(np.stack(smooth))
     product = gradient * levels[level][image].detach()

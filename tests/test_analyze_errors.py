@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,24 @@ def test_each_kind_gets_the_maps_that_tell(detector):
             expected = output["instances"].odam_maps[finding.detection].dense(*size)[0, 0]
             torch.testing.assert_close(error.maps[1].heat, expected)
             assert names[true] in error.maps[1].caption
+
+
+@pytest.mark.parametrize(("off", "where"), [(12, "too far out"), (-12, "too far in")])
+@pytest.mark.parametrize(("side", "outwards"), [("left", -1), ("bottom", 1)])
+def test_where_a_side_is_wrong_is_said(detector, side, outwards, off, where):
+    """The object ends 12 pixels inside of the detection's side, or 12 outside of it."""
+    model, cfg, images = detector
+    image_id, image = next(iter(images.items()))
+    entry = next(e for e in DatasetCatalog.get(NAME) if e["image_id"] == image_id)
+    given = detections_module.DatasetMapper(cfg, False)(dict(entry))
+    objects = image.objects.clone()
+    objects[0] = image.boxes[0]
+    objects[0, {"left": 0, "bottom": 3}[side]] -= off * outwards
+    moved = replace(image, objects=objects)
+    finding = Finding("localisation", 0, 0, 0.4)
+    (error,) = explain_errors(model, given, moved, [finding], ["a", "b", "c", "d"])
+    assert error.facts == ["IoU with the object 0.40", f"{side} side 12 px {where}"]
+    assert error.numbers == {"side": side, "off_px": pytest.approx(off, abs=1e-3)}
 
 
 def test_a_duplicate_is_shown_beside_the_kept_one(detector):

@@ -269,20 +269,29 @@ def test_settings_are_checked(make, message):
 
 
 class Brightness(torch.nn.Module):
-    """Finds the left object as surely as columns 4 to 14 of it are white, and tells its mode."""
+    """
+    Finds the left object as surely as columns 4 to 14 of it are white, the right one always, and
+    in the place of the left one always another class. Asserts that it is in evaluation mode.
 
-    def __init__(self):
+    Args:
+        zoom: pixels of the image for one of the output.
+    """
+
+    def __init__(self, zoom=1):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.zoom = zoom
 
     def forward(self, batch):
         assert not self.training
         outputs = []
         for given in batch:
-            score = (given["image"][0, 8:28, 4:14] == 255).float().mean()
-            found = Instances((HEIGHT, WIDTH), pred_boxes=Boxes(torch.tensor([LEFT, RIGHT])))
-            found.scores = torch.stack([score, torch.tensor(1.0)])
-            found.pred_classes = torch.tensor([0, 0])
+            rows, columns = (slice(a * self.zoom, b * self.zoom) for a, b in ((8, 28), (4, 14)))
+            score = (given["image"][0, rows, columns] == 255).float().mean()
+            boxes = Boxes(torch.tensor([LEFT, RIGHT, LEFT]))
+            found = Instances((HEIGHT, WIDTH), pred_boxes=boxes)
+            found.scores = torch.stack([score, torch.tensor(1.0), torch.tensor(1.0)])
+            found.pred_classes = torch.tensor([0, 0, 1])
             outputs.append({"instances": found})
         return outputs
 
@@ -306,13 +315,15 @@ def test_deletion_and_insertion_by_hand():
     assert insertion.tolist() == [0] * 5
 
 
-def test_curves_of_the_best_detections_only(with_masks):
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_curves_of_the_best_detections_only(with_masks, zoom):
+    """The same whether the network's input has the size of the output or twice that."""
     protocol = ExplanationProtocol(faithfulness=FaithfulnessSettings(per_image=1, steps=4))
-    evaluator = ExplanationEvaluator(with_masks, protocol=protocol, model=Brightness())
+    evaluator = ExplanationEvaluator(with_masks, protocol=protocol, model=Brightness(zoom))
     evaluator.reset()
     maps = flat_in((4, 8, 14, 28), (28, 8, 40, 20))
     of_image = output([LEFT, RIGHT], [1.0, 0.8], [0, 1], maps)
-    image = torch.full((3, HEIGHT, WIDTH), 255, dtype=torch.uint8)
+    image = torch.full((3, zoom * HEIGHT, zoom * WIDTH), 255, dtype=torch.uint8)
     evaluator.process([{"image_id": "image 0", "image": image}], of_image)
     result = evaluator.evaluate()["explanation-class"]
     # Trapezoids of width 1/4 under 1, 0.5, 0, 0, 0 and 0, 0.5, 1, 1, 1.

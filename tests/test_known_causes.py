@@ -46,6 +46,25 @@ def test_halves_of_the_box(row, column, hits):
     assert in_half_of_side(spot(7, 11), box, "top") == 0
 
 
+@pytest.mark.parametrize("lines", [(6, 10), (5, 9)], ids=["even", "odd"])
+def test_halves_are_cut_at_the_centre_of_pixels(lines):
+    """Pixel x has its centre at x + 0.5: beside a cut at 10 lie pixels 9 and 10."""
+    row, column = lines
+    box = (4.0, 2.0, 2 * column - 4.0, 2 * row - 2.0)  # cut at y = row, x = column
+    for side, before, after in (("left", 1, 0), ("right", 0, 1)):
+        assert in_half_of_side(spot(3, column - 1), box, side) == before
+        assert in_half_of_side(spot(3, column), box, side) == after
+    for side, before, after in (("top", 1, 0), ("bottom", 0, 1)):
+        assert in_half_of_side(spot(row - 1, 6), box, side) == before
+        assert in_half_of_side(spot(row, 6), box, side) == after
+
+
+def test_a_pixel_on_the_cut_lies_in_both_halves():
+    """A box of odd width and height, 4..15 x 2..11, is cut through the middle of a pixel."""
+    for side in ("left", "top", "right", "bottom"):
+        assert in_half_of_side(spot(6, 9), (4.0, 2.0, 15.0, 11.0), side) == 1
+
+
 def detections(boxes, scores, classes):
     return Instances(
         (HEIGHT, WIDTH), pred_boxes=Boxes(boxes), scores=torch.tensor(scores),

@@ -135,6 +135,21 @@ def test_cat_pads_smaller_windows_with_zeros():
     torch.testing.assert_close(both.dense(60, 75)[0], small.dense(60, 75)[0])
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"image": (52, 77)}, {"grid": (6, 7)}, {"stride": 7}, {"grid": (4, 5), "stride": 16}],
+    ids=["image", "grid", "stride", "level"],
+)
+def test_each_instance_keeps_its_own_geometry(other):
+    """Joined with maps of another image or level, each is rendered as it is alone."""
+    parts = [make_maps(), make_maps(2, **other)]
+    both = OdamMaps.cat(parts)[torch.tensor([3, 0, 4, 1, 2])]  # mixed
+    for size in ((60, 75), (23, 31)):
+        alone = torch.cat([part.dense(*size) for part in parts])[torch.tensor([3, 0, 4, 1, 2])]
+        assert (parts[0].dense(*size)[:2] - parts[1].dense(*size)).abs().max() > 0.01
+        torch.testing.assert_close(both.dense(*size), alone)
+
+
 def test_travels_with_instances_through_postprocessing():
     """Boxes are rescaled, the empty one is dropped, and the maps follow."""
     maps = make_maps()

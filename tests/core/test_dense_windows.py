@@ -9,7 +9,7 @@ from torch import nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead, OutputCells, gather_windows
 from odam_d2.core.full_convolution import FullConvolution
-from odam_d2.core.heatmap import heat_map, smoothing_radius
+from odam_d2.core.heatmap import heat_map
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -208,14 +208,14 @@ def test_float_derivatives_that_depend_on_the_image():
         assert_close(pasted, expected, torch.float64)
 
 
-@pytest.mark.parametrize("sigma", [0.4, 1.0])
-def test_smoothed_maps_equal_smoothing_the_whole_gradient(sigma):
+@pytest.mark.parametrize(("sigma", "margin"), [(0.4, 2), (1.0, 3)])
+def test_smoothed_maps_equal_smoothing_the_whole_gradient(sigma, margin):
     tower = Tower(sizes=((9, 13), (3, 4)))
     check(tower, cells_of((0, 0, 0, 0), (0, 1, 4, 6), (0, 1, 8, 5), (1, 1, 1, 3)), sigma=sigma)
     maps = tower.head.heat_maps(
         tower.masks, tower.features, tower.seeds(1, 1), cells_of((0, 0, 4, 4)), sigma
     )
-    assert maps.values.shape[-1] == 2 * (tower.head.radius + smoothing_radius(sigma)) + 1
+    assert maps.values.shape[-1] == 2 * (tower.head.radius + margin) + 1
 
 
 def test_signed_maps_add_up_before_the_rectification():

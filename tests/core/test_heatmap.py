@@ -1,5 +1,8 @@
 """Heat maps, smoothing, normalising and combining, by hand and against scipy."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
@@ -15,13 +18,29 @@ def test_heat_map_by_hand():
     assert heat_map(gradient, feature).tolist() == [[5.0, 0.0, 4.0]]
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.7])
-def test_smoothing_equals_scipy(sigma):
-    """scipy cuts at int(truncate * sigma + 0.5): ask it for our radius."""
+# The first whole number of cells at which exp(-r^2 / 2 sigma^2) has fallen to exp(-4.5).
+RADII = [(0.4, 2), (0.5, 2), (1.0, 3), (1.7, 6), (2.0, 6)]
+
+
+@pytest.mark.parametrize(("sigma", "radius"), RADII)
+def test_smoothing_equals_scipy(sigma, radius):
+    """scipy cuts at int(truncate * sigma + 0.5): ask it for the radius that is due."""
     x = torch.rand(2, 9, 14, dtype=torch.float64)
-    radius = smoothing_radius(sigma)
     expected = [gaussian_filter(m, sigma, mode="constant", truncate=radius / sigma) for m in x]
-    torch.testing.assert_close(smooth(x, sigma), torch.as_tensor(expected))
+    torch.testing.assert_close(smooth(x, sigma), torch.as_tensor(np.stack(expected)))
+
+
+@pytest.mark.parametrize(("sigma", "radius"), RADII)
+def test_the_gaussian_is_cut_at_a_hundredth_of_its_peak(sigma, radius):
+    """Where all that reads the radius leaves a margin: a spike spreads so far, and no farther."""
+    assert smoothing_radius(sigma) == radius
+    assert math.exp(-0.5 * (radius / sigma) ** 2) <= math.exp(-4.5) + 1e-12
+    assert math.exp(-0.5 * ((radius - 1) / sigma) ** 2) > math.exp(-4.5)
+    x = torch.zeros(1, 21, 21)
+    x[0, 10, 10] = 1
+    reached = smooth(x, sigma)[0].nonzero()
+    assert reached.min(dim=0).values.tolist() == [10 - radius] * 2
+    assert reached.max(dim=0).values.tolist() == [10 + radius] * 2
 
 
 def test_smoothing_happens_before_the_product_with_the_feature():
