@@ -2,7 +2,6 @@
 
 import json
 import math
-import socket
 
 import numpy as np
 import pytest
@@ -111,8 +110,10 @@ def test_a_category_without_objects_is_left_out():
     assert not any(name.startswith("AP-") for name in results)
 
 
-def _process(rank, port, folder):
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _process(rank, folder):
+    # A file, as a free port may not be free any more when it is used.
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
     comm.create_local_process_group(2)
     DatasetCatalog.register(NAME, lambda: ENTRIES)
     # Two processes may see the same image: the sampler fills up the last batch.
@@ -122,10 +123,7 @@ def _process(rank, port, folder):
 
 
 def test_two_processes_give_the_same(dataset, tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    mp.spawn(_process, (port, str(tmp_path)), nprocs=2)
+    mp.spawn(_process, (str(tmp_path),), nprocs=2)
     results = torch.load(tmp_path / "0.pth", weights_only=False)
     alone = run([7, 3, 9])["crowd"]
     shared = {name: value for name, value in alone.items() if not name[2:].startswith("-")}

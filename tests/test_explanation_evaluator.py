@@ -2,7 +2,6 @@
 
 import gc
 import json
-import socket
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -170,8 +169,10 @@ def test_every_target_has_a_task(with_masks):
     assert found["explanation-class"]["energy_box"] > found["explanation-left"]["energy_box"]
 
 
-def _process(rank, port, folder):
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _process(rank, folder):
+    # A file, as a free port may not be free any more when it is used.
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
     comm.create_local_process_group(2)
     register("toy_two", entries())
     evaluator = ExplanationEvaluator("toy_two", f"{folder}/two", ALL)
@@ -186,10 +187,7 @@ def _process(rank, port, folder):
 
 
 def test_two_processes_give_the_same(with_masks, tmp_path):
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    mp.spawn(_process, (port, tmp_path), nprocs=2)
+    mp.spawn(_process, (tmp_path,), nprocs=2)
     alone = run(ExplanationEvaluator(with_masks, protocol=ALL), [blobs(k) for k in range(3)])
     assert json.loads((tmp_path / "two.json").read_text()) == json.loads(json.dumps(alone))
 

@@ -1,7 +1,5 @@
 """Odam-Train in two processes, and in trainings that stop and go on."""
 
-import socket
-
 import torch
 import torch.multiprocessing as mp
 from detectron2.utils import comm
@@ -12,10 +10,12 @@ from training_cases import labelled_images, losses_of, training_model
 CASE = "retinanet"
 
 
-def _gradients(rank, folder, port):
+def _gradients(rank, folder):
     """One of two processes: its image, through DistributedDataParallel."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    # A file, as a free port may not be free any more when it is used.
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
     comm.create_local_process_group(2)
     model = DistributedDataParallel(training_model(CASE))  # as Detectron2's, but on the CPU
     for _ in range(2):  # the second time, what the first one left behind would be found
@@ -28,7 +28,7 @@ def _gradients(rank, folder, port):
 
 
 def test_two_processes_average_their_gradients(tmp_path):
-    mp.spawn(_gradients, (str(tmp_path), _free_port()), nprocs=2)
+    mp.spawn(_gradients, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     expected = []
     for image in labelled_images():
@@ -43,9 +43,3 @@ def test_two_processes_average_their_gradients(tmp_path):
         assert torch.allclose(gradient, mean, rtol=1e-4, atol=1e-5 * float(mean.abs().max()) + 1e-9)
     alone = losses_of(training_model(CASE), labelled_images()[:1])[0]["loss_odam"]
     assert alone > 0
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
