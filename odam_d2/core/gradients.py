@@ -117,7 +117,9 @@ def gradient_heat_maps(
 
 def _single(outputs: Tensor, inputs: Tensor, index: int) -> Tensor:
     """Gradient of one output, of the shape of ``inputs``."""
-    (gradient,) = torch.autograd.grad(outputs[index], inputs, retain_graph=True, allow_unused=True)
+    with torch.enable_grad():  # choosing an output is a part of the graph
+        output = outputs[index]
+    (gradient,) = torch.autograd.grad(output, inputs, retain_graph=True, allow_unused=True)
     return torch.zeros_like(inputs) if gradient is None else gradient
 
 

@@ -17,12 +17,15 @@ from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.structures import OdamMaps
 
 from .explainers import Explainer, build_explainer
-from .explainers.outputs import layer_geometry, output_maps
+from .explainers.output_maps import output_maps
 from .explainers.reading import split_by_image
 from .settings import ExplainSettings
 from .state import borrowed
 
 __all__ = ["explain", "explain_boxes", "explain_outputs"]
+
+# Settings that apply to explain_outputs.
+_OF_OUTPUTS = ("method", "smoothing_sigma", "chunk_mb")
 
 
 def explain(
@@ -97,7 +100,7 @@ def explain_boxes(
         boxes, classes = _check_boxes(explainer, batched_inputs, boxes, classes)
         if explainer.settings.method == "d_rise":
             raise InputError("D-RISE explains what was detected; boxes need another method")
-        device = model.device
+        device = next(model.parameters()).device
         inputs = [Boxes(b.to(device) * _scale(b, i, o)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
         found = explainer.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
         outputs = []
@@ -111,7 +114,7 @@ def explain_outputs(
     model: nn.Module,
     batched_inputs: list[dict],
     outputs: Callable[[list[dict]], Sequence[Tensor]],
-    layer: str,
+    layer: str | None = None,
     targets: Sequence[str] = ("output",),
     **settings,
 ) -> list[OdamMaps]:
@@ -128,35 +131,59 @@ def explain_outputs(
             each of n instances, computed by ``model`` in one pass.
         layer: the layer of ``model`` on whose output maps are made, by its path or the end of it,
             such as ``"backbone.res5"``. Its output is a feature map: (I, C, h, w), (I, h, w, C), or
-            (I, h w, C).
+            (I, h w, C). Left out for the method ``"input_gradient"``, whose maps are of the images.
         targets: names of the T scalars.
-        **settings: ``smoothing_sigma`` and ``chunk_mb`` of :class:`ExplainSettings`.
+        **settings: ``method`` (all but ``"d_rise"``), ``smoothing_sigma`` and ``chunk_mb`` of
+            :class:`ExplainSettings`.
 
     Returns:
         The maps of each image's instances, on the whole layer.
 
     Raises:
         ValueError: the layer does not exist (the message lists those that do), its output is no
-            feature map, or ``outputs`` does not return what it should.
+            feature map, an instance does not depend on it, ``outputs`` does not return what it
+            should, or a setting cannot apply.
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
-
-    def columns(inputs: list[dict]) -> list[Tensor]:
-        values = [value[:, None] if value.dim() == 1 else value for value in outputs(inputs)]
-        found = {value.shape[1] for value in values if value.dim() == 2}
-        if found - {len(targets)}:
-            raise InputError(
-                f"outputs returned {max(found - {len(targets)})} values for each instance, and "
-                f"there are {len(targets)} targets ({', '.join(targets)}); name each value"
-            )
-        return values
-
+    _check_names(targets)
+    of_outputs = _settings_of_outputs(layer, settings)
     with borrowed(model):
-        values, found, counts = output_maps(
-            model, batched_inputs, columns, layer, ExplainSettings(**settings)
+        found = output_maps(model, batched_inputs, outputs, layer or "", targets, of_outputs)
+        return split_by_image(OdamMaps(targets, found.values, **found.geometry), found.counts)
+
+
+def _check_names(targets: tuple[str, ...]) -> None:
+    if not targets or not all(isinstance(name, str) and name for name in targets):
+        raise InputError(f"targets are {targets}; they must be names, one for each value")
+    if len(set(targets)) < len(targets):
+        raise InputError(f"targets are {', '.join(targets)}; each value needs a name of its own")
+    if "combined" in targets:
+        raise InputError(
+            "the target 'combined' is made of others; explain_outputs explains what outputs "
+            "returns: give each of its values a name, and combine maps by odam_d2.core.heatmap"
         )
-        maps = OdamMaps(targets, values, **layer_geometry(found, batched_inputs, counts))
-        return split_by_image(maps, counts)
+
+
+def _settings_of_outputs(layer: str | None, settings: dict) -> ExplainSettings:
+    """The settings that apply to a function; others are refused."""
+    wrong = sorted(set(settings) - set(_OF_OUTPUTS))
+    if wrong:
+        raise InputError(
+            f"explain_outputs has no setting {', '.join(map(repr, wrong))}: what is explained is "
+            f"up to outputs; there are {', '.join(_OF_OUTPUTS)}"
+        )
+    if settings.get("method") == "d_rise":
+        raise InputError(
+            "explain_outputs cannot make the maps of 'd_rise', which looks for detections in "
+            "masked images, and outputs returns numbers: register an OutputsExplainer "
+            "(docs/your_own_head.md), and use explain"
+        )
+    if settings.get("method") == "input_gradient" and layer:
+        raise InputError(
+            f"the method 'input_gradient' makes maps of the image itself; leave layer out, not "
+            f"{layer!r}"
+        )
+    return ExplainSettings(**settings)
 
 
 def _explainer(model: nn.Module, targets: Sequence[str], settings: dict) -> Explainer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 
 import torch
 from detectron2.modeling import Backbone
@@ -12,7 +12,34 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 
-__all__ = ["CapturedLayer", "captured", "find_layer", "layer_names", "map_geometry"]
+from .map_geometry import map_geometry
+
+__all__ = [
+    "CapturedLayer",
+    "LayerError",
+    "captured",
+    "captured_images",
+    "feature_maps",
+    "find_layer",
+    "layer_names",
+]
+
+# A message that lists layers says no more than so many.
+_MOST_NAMES = 40
+
+
+class LayerError(InputError):
+    """
+    No map can be made on this layer; another one may do.
+
+    Attributes:
+        problem: what is wrong, without what there is instead.
+    """
+
+    def __init__(self, problem: str, names: Sequence[str] = ()):
+        instead = f"there are {', '.join(names)}" if names else "name another one"
+        super().__init__(f"{problem}; {instead}")
+        self.problem = problem
 
 
 class CapturedLayer:
@@ -22,10 +49,12 @@ class CapturedLayer:
     Attributes:
         feature: (I, C, h, w), a leaf that requires a gradient, which the network above reads.
         stride: pixels of the network's input per cell.
+        needed: whether it is an error if the layer does not run.
     """
 
     feature: Tensor | None = None
     stride: float = 0.0
+    needed: bool = True
 
 
 @contextmanager
@@ -34,7 +63,7 @@ def captured(
 ) -> Iterator[CapturedLayer]:
     """
     While inside, what runs through a layer once becomes a leaf. A forward hook does it, which is
-    taken off again, also after errors.
+    taken off again, also after errors; what other threads run meanwhile it leaves alone.
 
     Args:
         network: any module.
@@ -43,21 +72,23 @@ def captured(
             function that tells it when the layer runs.
 
     Raises:
-        InputError: the name is wrong, the output is no feature map, or the layer does not run
+        LayerError: the name is wrong, the output is no feature map, or the layer does not run
             exactly once.
     """
-    found = CapturedLayer()
+    found, thread = CapturedLayer(), get_ident()
 
     def hook(_module, _args, output):
+        if get_ident() != thread:
+            return None
         if found.feature is not None:
-            raise InputError(f"layer {name!r} runs more than once for a batch; name another one")
+            raise LayerError(f"layer {name!r} runs more than once for a batch")
         pixels = size() if callable(size) else size
         geometry = map_geometry(output, pixels) if isinstance(output, Tensor) else None
         if geometry is None:
             what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(
+            raise LayerError(
                 f"the output of layer {name!r} ({what}) is no feature map of images of "
-                f"{pixels[0]} x {pixels[1]} pixels; name another one"
+                f"{pixels[0]} x {pixels[1]} pixels"
             )
         order, grid, found.stride = geometry
         maps = output.detach().permute(order)  # (I, C, h, w) or (I, C, h w)
@@ -70,8 +101,57 @@ def captured(
         yield found
     finally:
         handle.remove()
-    if found.feature is None:
-        raise InputError(f"layer {name!r} did not run; name another one")
+    if found.feature is None and found.needed:
+        raise LayerError(f"layer {name!r} did not run")
+
+
+@contextmanager
+def captured_images(network: nn.Module, *, leaf: bool) -> Iterator[CapturedLayer]:
+    """
+    While inside, see the images that the network gets: the first four-dimensional floats that go
+    into any of its modules, which in Detectron2 is what the backbone gets.
+
+    Args:
+        network: any module.
+        leaf: make a leaf of them. They must go in once then.
+
+    Raises:
+        InputError: with ``leaf``, no module gets images, or one gets them more than once.
+    """
+    found, thread = CapturedLayer(), get_ident()
+    found.stride, found.needed = 1.0, leaf
+    reader: list[nn.Module] = []
+
+    def see(value):
+        images = isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
+        if not images or found.feature is not None:
+            return value
+        found.feature = value.detach().requires_grad_() if leaf else value
+        return found.feature
+
+    def hook(module, args, kwargs):
+        if get_ident() != thread or (found.feature is not None and module not in reader):
+            return None
+        if leaf and found.feature is not None:
+            raise InputError(
+                f"{type(module).__name__} gets images more than once for a batch; 'input_gradient' "
+                "needs one pass for all images"
+            )
+        seen = tuple(map(see, args)), {key: see(value) for key, value in kwargs.items()}
+        if found.feature is None:
+            return None
+        reader.append(module)
+        return seen if leaf else None
+
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield found
+    if found.feature is None and found.needed:
+        raise InputError(
+            f"no module of {type(network).__name__} got images (I, C, H, W) of floats, so "
+            "'input_gradient' has nothing to differentiate by; use another method"
+        )
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
@@ -80,7 +160,7 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
     ``"bottom_up.res4"`` or ``"res4"``.
 
     Raises:
-        InputError: there is none, or more than one; the message lists the layers to choose from.
+        LayerError: there is none, or more than one; the message lists the layers to choose from.
     """
     paths = dict(network.named_modules())
     paths.pop("", None)
@@ -88,25 +168,59 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
     matches = [name] if name in paths else [p for p in paths if p.endswith(f".{name}")]
     if len(matches) == 1:
         return paths[matches[0]]
-    names = ", ".join(layer_names(network))
-    if matches:
-        raise InputError(f"layer {name!r} could be {', '.join(matches)}; there are {names}")
-    raise InputError(f"there is no layer {name!r}; there are {names}")
+    problem = f"layer {name!r} could be {', '.join(matches)}"
+    raise LayerError(problem if matches else f"there is no layer {name!r}", layer_names(network))
 
 
 def layer_names(network: nn.Module) -> list[str]:
     """
     Paths of the stages and blocks of a backbone whose output is a feature map, found by running
-    it. For a module that is not a ``Backbone``, its children and what they list.
+    it. For a module that is not a ``Backbone``, of what it is made of: see :func:`feature_maps` for
+    those that give maps.
     """
-    stages: dict[nn.Module, str] = {}
-    backbones = [(p, m) for p, m in network.named_modules() if isinstance(m, Backbone)]
-    for path, module in backbones or [("", network)]:
-        _add_stages(stages, path, module)
     if not isinstance(network, Backbone):
-        return list(stages.values())
-    maps = _maps_of(network, stages)
+        return _shortened([name for name, _ in _by_depth(network)])
+    stages: dict[nn.Module, str] = {}
+    for path, module in network.named_modules():
+        if isinstance(module, Backbone):
+            _add_stages(stages, path, module)
+    maps = _maps_of_backbone(network, stages)
     return [name for module, name in stages.items() if module in maps]
+
+
+def feature_maps(
+    network: nn.Module, run: Callable[[], object], size: Callable[[], tuple[int, int]]
+) -> list[str]:
+    """
+    Paths of the layers whose output is one feature map, the outermost first.
+
+    Args:
+        network: any module.
+        run: a pass of it.
+        size: (height, width) of the images, padding included, asked when a layer runs.
+    """
+    layers = {module: name for name, module in _by_depth(network, deepest=True)}
+    maps = _maps_of(layers, run, size)
+    return _shortened([name for module, name in layers.items() if module in maps])
+
+
+def _shortened(names: list[str]) -> list[str]:
+    more = len(names) - _MOST_NAMES
+    return names if more <= 0 else [*names[:_MOST_NAMES], f"{more} more"]
+
+
+def _by_depth(network: nn.Module, deepest: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """
+    The modules inside another one, those nearest to it first. Without ``deepest``, it goes no
+    deeper once it has as many as a message lists.
+    """
+    count, level = 0, [("", network)]
+    while level and (deepest or count < _MOST_NAMES):
+        level = [(f"{p}.{n}".strip("."), m) for p, of in level for n, m in of.named_children()]
+        # Lists do not run.
+        runs = [x for x in level if not isinstance(x[1], (nn.ModuleList, nn.ModuleDict))]
+        count += len(runs)
+        yield from runs
 
 
 def _add_stages(stages: dict[nn.Module, str], path: str, module: nn.Module) -> None:
@@ -120,70 +234,32 @@ def _add_stages(stages: dict[nn.Module, str], path: str, module: nn.Module) -> N
             _add_stages(stages, f"{stages[child]}.blocks", blocks)
 
 
-@torch.no_grad()
-def _maps_of(backbone: Backbone, modules) -> set[nn.Module]:
+def _maps_of_backbone(backbone: Backbone, modules: Iterable[nn.Module]) -> set[nn.Module]:
     """Which modules give one feature map in a pass of the backbone."""
     unit = max(backbone.size_divisibility, 32)
     size = (2 * unit, 3 * unit)
+    like = next(backbone.parameters())
+    image = torch.zeros(1, 3, *size, dtype=like.dtype, device=like.device)
+    return _maps_of(modules, lambda: backbone(image), lambda: size)
+
+
+@torch.no_grad()
+def _maps_of(
+    modules: Iterable[nn.Module],
+    run: Callable[[], object],
+    size: Callable[[], tuple[int, int]],
+) -> set[nn.Module]:
+    """Which modules give one feature map in a pass."""
     calls: dict[nn.Module, list[bool]] = {module: [] for module in modules}
+    thread = get_ident()
 
     def record(module, _args, output):
-        is_map = isinstance(output, Tensor) and map_geometry(output, size) is not None
-        calls[module].append(is_map)
+        if get_ident() == thread:
+            is_map = isinstance(output, Tensor) and map_geometry(output, size()) is not None
+            calls[module].append(is_map)
 
-    like = next(backbone.parameters())
     with ExitStack() as stack:
-        for module in modules:
+        for module in calls:
             stack.callback(module.register_forward_hook(record).remove)
-        backbone(torch.zeros(1, 3, *size, dtype=like.dtype, device=like.device))
+        run()
     return {module for module, found in calls.items() if found == [True]}
-
-
-def map_geometry(
-    output: Tensor, size: tuple[int, int]
-) -> tuple[tuple[int, ...], tuple[int, int], float] | None:
-    """
-    How a tensor shows images: (I, C, h, w) as of convolutions, (I, h, w, C) as of ViT blocks, or
-    (I, h w, C) as of Swin blocks.
-
-    Args:
-        output: of one layer.
-        size: (height, width) of the images in pixels.
-
-    Returns:
-        The permutation that brings it to (I, C, h, w) or (I, C, h w), the grid (h, w), and the
-        stride in pixels. Strides are powers of two rather than other numbers. None where no
-        reading fits, or more than one.
-    """
-    found = []
-    if output.dim() == 4:
-        for order in ((0, 1, 2, 3), (0, 3, 1, 2)):
-            grid = tuple(output.shape[axis] for axis in order[2:])
-            found.append((order, grid, _stride(grid, size)))
-    elif output.dim() == 3:
-        stride = max(1, round(math.sqrt(size[0] * size[1] / output.shape[1])))
-        grid = tuple(pixels // stride for pixels in size)
-        # Other sequences, such as queries, hardly ever divide an image evenly.
-        even = size == (grid[0] * stride, grid[1] * stride)
-        if even and grid[0] * grid[1] == output.shape[1]:
-            found.append(((0, 2, 1), grid, float(stride)))
-    found = [reading for reading in found if reading[2] is not None]
-    # (32, 20, 12) of 160 x 96 pixels could be 32 x 20 cells of stride 5, and is not.
-    usual = [reading for reading in found if math.log2(reading[2]).is_integer()]
-    return found[0] if len(found) == 1 else usual[0] if len(usual) == 1 else None
-
-
-def _stride(grid: tuple[int, int], size: tuple[int, int]) -> float | None:
-    """
-    The one stride by which ``ceil(size / stride)`` is the grid on both axes, if there is any; of
-    several, a power of two.
-    """
-    low = max(pixels / cells for pixels, cells in zip(size, grid, strict=True))
-    high = min(
-        pixels / (cells - 1) if cells > 1 else math.inf
-        for pixels, cells in zip(size, grid, strict=True)
-    )
-    if not 1 <= low < high:
-        return None
-    power = 2.0 ** math.ceil(math.log2(low))
-    return power if power < high else float(low)

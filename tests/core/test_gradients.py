@@ -86,6 +86,16 @@ def test_large_inputs_on_the_cpu_go_one_by_one(head, features, monkeypatch):
     torch.testing.assert_close(ours, one_by_one(outputs, features), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_outputs_are_chosen_with_gradients_off(head, features, monkeypatch, count):
+    """Explaining runs under no_grad; one output, and outputs one by one, are chosen there."""
+    monkeypatch.setattr(gradients_module, "_CPU_BATCH_ELEMENTS", features.numel() - 1)
+    outputs = outputs_of(head, features)[0][:count]
+    with torch.no_grad():
+        ours, _ = collect(outputs, features)
+    torch.testing.assert_close(ours, one_by_one(outputs, features), rtol=1e-12, atol=1e-14)
+
+
 def test_operation_without_vectorised_backward_falls_back(head, features):
     outputs, _ = outputs_of(nn.Sequential(head, nn.Hardtanh(-9, 9)), features)
     outputs = Halve.apply(outputs)

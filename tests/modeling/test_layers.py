@@ -9,7 +9,8 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, detections_error, two_images, z
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.layers import captured, find_layer, layer_names, map_geometry
+from odam_d2.modeling.layers import captured, find_layer, layer_names
+from odam_d2.modeling.map_geometry import map_geometry
 
 
 @pytest.mark.parametrize(

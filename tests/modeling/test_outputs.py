@@ -1,87 +1,22 @@
 """The general way: a DETR in miniature, whose head nobody has described."""
 
+import sys
+
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from oracle import full_map, two_images
+from test_methods import RULES
+from tiny_detr import TARGETS, TinyDETR, gradient_and_feature, reference, score_and_sides
 from torch import nn
 
-from odam_d2 import explain, explain_boxes, explain_outputs
+from odam_d2 import explain_outputs
 from odam_d2.core.errors import InputError
-from odam_d2.core.targets import outward
-from odam_d2.modeling.explainers import OutputsExplainer, UnsupportedModelError, register_explainer
-
-
-class TinyDETR(nn.Module):
-    """Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, very small."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, queries=6, width=16, classes=3):
-        super().__init__()
-        self.backbone = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, width, 3, 4, 1), nn.ReLU()
-        )
-        self.transformer = nn.Transformer(width, 2, 1, 1, 32, dropout=0.1, batch_first=True)
-        self.queries = nn.Parameter(torch.randn(queries, width))
-        self.class_embed = nn.Linear(width, classes + 1)
-        self.bbox_embed = nn.Linear(width, 4)
-
-    def raw(self, batched_inputs):
-        """Probabilities (I, Q, K) and boxes (I, Q, 4) in pixels."""
-        sizes = torch.tensor([x["image"].shape[-2:] for x in batched_inputs])
-        height, width = (sizes.amax(dim=0) + 31) // 32 * 32
-        images = self.queries.new_zeros(len(sizes), 3, height, width)
-        for image, x in zip(images, batched_inputs, strict=True):
-            image[:, : x["image"].shape[1], : x["image"].shape[2]] = x["image"] / 255
-        tokens = self.backbone(images).flatten(2).transpose(1, 2)
-        queries = self.queries.expand(len(images), -1, -1)
-        decoded = self.transformer(tokens, queries)
-        centre, size = self.bbox_embed(decoded).sigmoid().chunk(2, dim=-1)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-        boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
-        return self.class_embed(decoded).softmax(-1)[..., :-1], boxes
-
-    def forward(self, batched_inputs):
-        results = []
-        for x, scores, boxes in zip(batched_inputs, *self.raw(batched_inputs), strict=True):
-            best, label = scores.max(dim=1)
-            found = Instances(
-                tuple(x["image"].shape[-2:]),
-                scores=best,
-                pred_classes=label,
-                pred_boxes=Boxes(boxes),
-            )
-            results.append({"instances": found[best.argsort(descending=True)[:4]]})
-        return results
 
 
 @pytest.fixture
 def detr():
     torch.manual_seed(0)
     return TinyDETR().double()
-
-
-def score_and_sides(detr):
-    def outputs(batched_inputs):
-        found = [r["instances"] for r in detr(batched_inputs)]
-        return [torch.cat([f.scores[:, None], outward(f.pred_boxes.tensor)], 1) for f in found]
-
-    return outputs
-
-
-TARGETS = ("class", "left", "top", "right", "bottom")
-
-
-def reference(detr, inputs, image, instance, target):
-    """Plain autograd from one output to the backbone's output, by hand."""
-    detr = detr.eval()
-    features = {}
-    handle = detr.backbone.register_forward_hook(lambda m, a, out: features.update(out=out))
-    values = score_and_sides(detr)(inputs)
-    handle.remove()
-    (gradient,) = torch.autograd.grad(values[image][instance, target], features["out"])
-    return (gradient[image] * features["out"][image].detach()).sum(0).relu()
 
 
 def test_equals_plain_autograd(detr):
@@ -154,33 +89,206 @@ def test_wrong_use_gets_one_sentence_and_leaves_no_hook(detr, outputs, layer, ta
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in detr.modules())
 
 
-def test_a_registered_explainer_works_with_explain(detr):
-    class Registered(TinyDETR):
-        pass
+class Pyramid(nn.Module):
+    """One trunk, two levels, an instance on each; and a layer of real size, 256 x 50 x 76."""
 
-    @register_explainer(Registered)
-    class RegisteredExplainer(OutputsExplainer):
-        layer = "backbone"
-        num_classes = 3
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleDict({"trunk": nn.Conv2d(3, 256, 3, 16, 1)})
+        self.neck = nn.ModuleList([nn.Conv2d(256, 4, 1), nn.Conv2d(256, 4, 3, 2, 1)])
+        self.head = nn.Linear(4, 2)
 
-        def outputs(self, batched_inputs, results):
-            found = [r["instances"] for r in self.model(batched_inputs)]
-            return [
-                self.select_values(
-                    f.scores[:, None].expand(-1, 3), f.pred_boxes.tensor, f.pred_classes
-                )
-                for f in found
-            ]
+    def forward(self, batched_inputs):
+        images = torch.stack([x["image"] for x in batched_inputs])
+        trunk = self.body["trunk"](images).relu()
+        levels = [level(trunk) for level in self.neck]
+        return torch.stack([self.head(x.mean((2, 3))) for x in levels], dim=1)  # (I, 2, 2)
 
-    detr.__class__ = Registered
+
+@pytest.fixture
+def pyramid():
+    torch.manual_seed(0)
+    return Pyramid()
+
+
+def images(*sizes):
+    generator = torch.Generator().manual_seed(5)
+    return [{"image": torch.rand(3, *size, generator=generator)} for size in sizes]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_layer_of_real_size(pyramid, count, batch):
+    """A 256 x 50 x 76 layer is differentiated one output at a time."""
+    inputs = images(*[(800, 1216)] * batch)
+    targets = ("first", "second")
+    found = explain_outputs(pyramid, inputs, lambda x: pyramid(x)[:, :count], "trunk", targets)
+    trunk = pyramid.body["trunk"](torch.stack([x["image"] for x in inputs])).detach()
+    trunk.requires_grad_()
+    for image, maps in enumerate(found):
+        assert maps.values.shape == (count, 2, 50, 76)
+        for instance, target in [(0, 1), (count - 1, 0)]:
+            level = pyramid.neck[instance](trunk.relu())
+            value = pyramid.head(level.mean((2, 3)))[image, target]
+            (gradient,) = torch.autograd.grad(value, trunk)
+            expected = (gradient[image] * trunk[image].detach()).sum(0).relu()
+            error = (maps.values[instance, target] - expected).abs().max()
+            assert 0 <= error <= 1e-5 * expected.max()
+
+
+def test_a_level_that_an_instance_does_not_read_is_told(pyramid):
+    inputs = images((64, 96), (64, 96))
+    message = r"2 of 4 instances do not depend on layer 'neck.1' \(0 of image 0, 0 of image 1;"
+    with pytest.raises(InputError, match=message):
+        explain_outputs(pyramid, inputs, pyramid, "neck.1", ("a", "b"))
+    maps = explain_outputs(pyramid, inputs, lambda x: pyramid(x)[:, 1:], "neck.1", ("a", "b"))
+    assert [of_image.values.shape for of_image in maps] == [(1, 2, 2, 3)] * 2
+
+
+def test_layers_are_listed_for_a_model_that_is_no_backbone(pyramid):
+    """Those that give maps, however deep, and not the lists around them or the head."""
+    for layer, problem in [("res4", "no layer 'res4'"), ("head", "output of layer 'head' .* map")]:
+        with pytest.raises(InputError, match=problem) as caught:
+            explain_outputs(pyramid, images((64, 96)), pyramid, layer, ("a", "b"))
+        assert str(caught.value).endswith("; there are body.trunk, neck.0, neck.1")
+    with pytest.raises(InputError, match=r"no layer ''; there are body.trunk, neck.0"):
+        explain_outputs(pyramid, images((64, 96)), pyramid, targets=("a", "b"))
+
+
+class Guarded(Pyramid):
+    """Somebody's inference, with gradients off in several ways."""
+
+    @torch.no_grad()
+    def decorated(self, batched_inputs):
+        return self(batched_inputs)
+
+    @torch.inference_mode
+    def in_inference_mode(self, batched_inputs):
+        return self(batched_inputs)
+
+    def block(self, batched_inputs):
+        with torch.no_grad():
+            zero = torch.zeros(1)  # no module runs here
+        with torch.inference_mode():
+            return self(batched_inputs) + zero
+
+    @torch.no_grad()
+    def postprocess(self, values):
+        return values * 2
+
+    def late(self, batched_inputs):
+        return self.postprocess(self(batched_inputs))
+
+    def off(self, batched_inputs):
+        torch.set_grad_enabled(False)
+        return self(batched_inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("decorated", r"Guarded.decorated is decorated with @torch.no_grad: call "
+         r"Guarded.decorated.__wrapped__"),
+        ("late", r"Guarded.postprocess is decorated with @torch.no_grad.* in a subclass by "
+         r"postprocess = Guarded.postprocess.__wrapped__"),
+        ("block", "Guarded.block turns gradients off by torch.inference_mode"),
+        ("in_inference_mode", "in_inference_mode is decorated with @torch.inference_mode: call"),
+        ("off", "Guarded.off turns gradients off by torch.set_grad_enabled"),
+    ],
+)  # fmt: skip
+def test_who_turns_gradients_off_is_named(name, message):
+    model = Guarded()
+    call = getattr(model, name)
+    with pytest.raises(InputError, match=f"do not depend on layer 'trunk': .*{message}"):
+        explain_outputs(model, images((64, 96)), call, "trunk", ("a", "b"))
+    assert torch.is_grad_enabled()
+    assert sys.getprofile() is None
+
+
+def test_the_way_out_of_no_grad_works():
+    model, inputs = Guarded(), images((64, 96))
+    expected = explain_outputs(model, inputs, model, "trunk", ("a", "b"))
+    way_out = Guarded.decorated.__wrapped__
+    found = explain_outputs(model, inputs, lambda x: way_out(model, x), "trunk", ("a", "b"))
+    assert torch.equal(found[0].values, expected[0].values)
+
+
+@pytest.mark.parametrize("method", sorted(RULES))
+def test_cams_equal_plain_autograd(detr, method):
     inputs = two_images(torch.float64)
-    plain = detr.eval()(inputs)
-    for before, result in zip(plain, explain(detr, inputs, [*TARGETS, "combined"]), strict=True):
-        found = result["instances"]
-        assert torch.equal(found.pred_boxes.tensor, before["instances"].pred_boxes.tensor)
-        assert found.odam_maps.targets == (*TARGETS, "combined")
-        assert len(found.odam_maps) == len(found) == 4
-    expected = reference(detr, inputs, 1, 2, 0)
-    torch.testing.assert_close(full_map(found.odam_maps, 2, 0), expected)
-    with pytest.raises(UnsupportedModelError, match="explained by its outputs"):
-        explain_boxes(detr, inputs, [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)
+    maps = explain_outputs(detr, inputs, score_and_sides(detr), "backbone", TARGETS, method=method)
+    for image, instance, target in [(0, 0, 0), (0, 3, 2), (1, 2, 4)]:
+        expected = RULES[method](*gradient_and_feature(detr, inputs, image, instance, target))
+        error = (full_map(maps[image], instance, target) - expected.relu()).abs().max()
+        assert error <= 1e-10 * expected.max()
+
+
+def test_input_gradients_equal_plain_autograd(detr):
+    """By what the first convolution gets: the whole batch, padded."""
+    inputs = two_images(torch.float64)
+    maps = explain_outputs(
+        detr, inputs, score_and_sides(detr), targets=TARGETS, method="input_gradient"
+    )
+    assert maps[1].grid_sizes.tolist() == [[160, 224]] * 4
+    assert maps[1].strides.tolist() == [1.0] * 4
+
+    class Leaf(nn.Identity):
+        def forward(self, x):
+            return x.requires_grad_()
+
+    leaf = Leaf()
+    detr.backbone.insert(0, leaf)
+    for image, instance, target in [(0, 0, 0), (0, 3, 2), (1, 2, 4)]:
+        gradient, _ = gradient_and_feature(detr, inputs, image, instance, target, leaf)
+        expected = gradient.abs().amax(dim=0)
+        torch.testing.assert_close(full_map(maps[image], instance, target), expected)
+    assert not any(m._forward_pre_hooks for m in detr.modules())
+
+
+def test_input_gradients_need_one_pass_of_images(detr):
+    inputs = two_images(torch.float64)
+    good = score_and_sides(detr)
+    for outputs, message in [
+        (lambda x: [good([one])[0] for one in x], "Sequential gets images more than once"),
+        (lambda x: [torch.ones(1, 5)] * 2, "no module of TinyDETR got images"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            explain_outputs(detr, inputs, outputs, targets=TARGETS, method="input_gradient")
+        assert not any(m._forward_pre_hooks for m in detr.modules())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": "logit"}, "no setting 'score'.*there are method, smoothing_sigma, chunk_mb"),
+        ({"norm_statistics": "constant"}, "no setting 'norm_statistics'"),
+        ({"nms": lambda x: x, "record": True}, "no setting 'nms', 'record'"),
+        ({"class_names": ("a",)}, "no setting 'class_names'"),
+        ({"chunk": 3}, "no setting 'chunk'"),
+        ({"method": "d_rise"}, "cannot make the maps of 'd_rise'.*register an OutputsExplainer"),
+        ({"method": "input_gradient"}, "of the image itself; leave layer out, not 'backbone'"),
+        ({"targets": ()}, "they must be names, one for each value"),
+        ({"targets": (*TARGETS[:4], 3)}, "they must be names"),
+        ({"targets": (*TARGETS[:4], "class")}, "each value needs a name of its own"),
+        ({"targets": (*TARGETS[:4], "combined")}, "'combined' is made of others"),
+    ],
+)
+def test_settings_that_cannot_apply_are_refused(detr, settings, message):
+    inputs = two_images(torch.float64)
+    with pytest.raises(InputError, match=message):
+        explain_outputs(
+            detr, inputs, score_and_sides(detr), "backbone", **{"targets": TARGETS, **settings}
+        )
+
+
+def test_outputs_that_are_no_tensors_are_told(detr):
+    for returned in (3, [1.0, 2.0], None):
+        with pytest.raises(InputError, match="it must return a list of tensors"):
+            explain_outputs(detr, two_images(torch.float64), lambda _, x=returned: x, "backbone")
+
+
+def test_nothing_has_to_run_for_no_instance(detr):
+    inputs = two_images(torch.float64)
+    found = explain_outputs(detr, inputs, lambda _: [torch.zeros(0, 2)] * 2, "backbone", ("a", "b"))
+    assert [len(maps) for maps in found] == [0, 0]
+    assert found[0].dense(4, 6).shape == (0, 2, 4, 6)

@@ -1,0 +1,257 @@
+"""
+The general way: maps of whatever a function computes from a layer, by one backward pass for each
+of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from odam_d2.core.cam import CAMS
+from odam_d2.core.errors import InputError
+from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.modeling.gradient_modes import why_no_gradients
+from odam_d2.modeling.layers import (
+    CapturedLayer,
+    LayerError,
+    captured,
+    captured_images,
+    feature_maps,
+    layer_names,
+)
+from odam_d2.modeling.settings import ExplainSettings
+
+__all__ = ["OutputMaps", "output_maps"]
+
+# A message names no more instances than so many.
+_MOST_INSTANCES = 5
+
+
+@dataclass(frozen=True)
+class OutputMaps:
+    """
+    Maps of all values of a batch.
+
+    Attributes:
+        values: (N, T, h, w), on the whole layer.
+        geometry: the other fields of ``OdamMaps``.
+        counts: instances of each image, N in sum.
+    """
+
+    values: Tensor
+    geometry: dict[str, Tensor]
+    counts: list[int]
+
+
+def output_maps(
+    model: nn.Module,
+    batched_inputs: list[dict],
+    outputs: Callable[[list[dict]], Sequence[Tensor]],
+    layer: str,
+    targets: Sequence[str],
+    settings: ExplainSettings,
+) -> OutputMaps:
+    """
+    Heat maps of what a function computes from a layer's output, or from the images.
+
+    Args:
+        model: the network that ``outputs`` runs.
+        batched_inputs: Detectron2's input format.
+        outputs: gets ``batched_inputs`` and returns for each image (n, T), or (n,) for one target,
+            computed with gradients on from one pass of the network.
+        layer: see :func:`odam_d2.modeling.layers.find_layer`; none for ``"input_gradient"``.
+        targets: names of the T values.
+        settings: method, smoothing and memory.
+
+    Raises:
+        InputError: the layer is wrong, ``outputs`` does not return what it should, or an instance
+            does not depend on the layer.
+    """
+
+    def run() -> list[Tensor]:
+        return _checked(outputs(batched_inputs), batched_inputs, targets)
+
+    at_images = settings.method == "input_gradient"
+    try:
+        found, values = _captured(model, batched_inputs, run, None if at_images else layer)
+    except LayerError as error:
+        raise LayerError(error.problem, _layers(model, batched_inputs, run)) from None
+    where = "the images" if at_images else f"layer {layer!r}"
+    counts = [len(value) for value in values]
+    if any(len(value) and not value.requires_grad for value in values):
+        why = why_no_gradients(run) or (
+            "were they detached, made numbers or arrays of, or computed from something else?"
+        )
+        raise InputError(f"outputs returned values that do not depend on {where}: {why}")
+    with torch.enable_grad():
+        together = torch.cat(values)
+    if found.feature is None:  # without an instance, nothing had to run
+        found.feature = together.new_zeros(len(values), 1, 0, 0)
+    image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    maps, reached = _maps(together, found.feature, image, settings)
+    _check_reached(reached, image.tolist(), where)
+    return OutputMaps(maps, _geometry(found, batched_inputs, counts), counts)
+
+
+def _captured(
+    model: nn.Module,
+    batched_inputs: list[dict],
+    run: Callable[[], list[Tensor]],
+    layer: str | None,
+) -> tuple[CapturedLayer, list[Tensor]]:
+    """The layer, or the images without one, and what was computed from it."""
+    with ExitStack() as stack:
+        found = images = stack.enter_context(captured_images(model, leaf=layer is None))
+        if layer is not None:
+            size = _padded_size(batched_inputs, images)
+            found = stack.enter_context(captured(model, layer, size))
+        stack.enter_context(torch.enable_grad())
+        values = run()
+        found.needed = any(len(value) for value in values)
+    return found, values
+
+
+def _padded_size(
+    batched_inputs: list[dict], images: CapturedLayer
+) -> Callable[[], tuple[int, int]]:
+    """(height, width) of the batch that the network gets, once it got it."""
+    sizes = [x["image"].shape[-2:] for x in batched_inputs]
+    largest = (max(h for h, _ in sizes), max(w for _, w in sizes))
+
+    def size():
+        return largest if images.feature is None else tuple(images.feature.shape[-2:])
+
+    return size
+
+
+def _layers(
+    model: nn.Module, batched_inputs: list[dict], run: Callable[[], list[Tensor]]
+) -> list[str]:
+    """The layers that would do, found by one more pass; those of the model where that fails."""
+    with captured_images(model, leaf=False) as images:
+        try:
+            names = feature_maps(model, run, _padded_size(batched_inputs, images))
+        except InputError:
+            names = []
+    return names or layer_names(model)
+
+
+def _checked(
+    values: Iterable[Tensor], batched_inputs: list[dict], targets: Sequence[str]
+) -> list[Tensor]:
+    """The values as (n, T) for each image."""
+    kind = type(values).__name__
+    values = list(values) if isinstance(values, Iterable) else [values]
+    if not all(isinstance(value, Tensor) for value in values):
+        raise InputError(
+            f"outputs returned {kind}; it must return a list of tensors (n, T), one for each image"
+        )
+    if len(values) != len(batched_inputs):
+        raise InputError(
+            f"outputs returned {len(values)} tensors for {len(batched_inputs)} images; it must "
+            "return one for each image"
+        )
+    values = [value[:, None] if value.dim() == 1 else value for value in values]
+    shapes = [tuple(value.shape) for value in values]
+    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
+        raise InputError(
+            f"outputs returned tensors of shapes {shapes}; each must be (n, T): n instances of "
+            "the image, and T targets, the same for all"
+        )
+    if any(shape[1] != len(targets) for shape in shapes):
+        raise InputError(
+            f"outputs returned {shapes[0][1]} values for each instance, and there are "
+            f"{len(targets)} targets ({', '.join(targets)}); name each value"
+        )
+    return values
+
+
+def _maps(
+    values: Tensor, feature: Tensor, image: Tensor, settings: ExplainSettings
+) -> tuple[Tensor, Tensor]:
+    """
+    Args:
+        values: (N, T), with a graph.
+        feature: (I, C, h, w), the leaf.
+        image: (N,), of each instance.
+
+    Returns:
+        The maps (N, T, h, w), and whether each value has a gradient anywhere on the leaf (N, T).
+    """
+    rule = _RULES[settings.method]
+    with torch.enable_grad():
+        columns = values.unbind(dim=1)
+    maps, reached = [], []
+    for column in columns:
+        anywhere: list[Tensor] = [column.new_zeros(0, dtype=torch.bool)]
+
+        def weigh(gradient: Tensor, of_feature: Tensor, anywhere=anywhere) -> Tensor:
+            anywhere.append(gradient.flatten(1).any(dim=1))
+            return rule(gradient, of_feature)
+
+        maps.append(
+            gradient_heat_maps(
+                column,
+                feature,
+                image.to(column.device),
+                settings.smoothing_sigma,
+                max_bytes=settings.max_bytes,
+                weigh=weigh,
+            )
+        )
+        reached.append(torch.cat(anywhere))
+    return torch.stack(maps, dim=1), torch.stack(reached, dim=1)
+
+
+def _odam(gradient: Tensor, feature: Tensor) -> Tensor:
+    return (gradient * feature).sum(dim=-3)
+
+
+def _largest_of_channels(gradient: Tensor, _feature: Tensor) -> Tensor:
+    return gradient.abs().amax(dim=-3)
+
+
+_RULES = {"odam": _odam, "input_gradient": _largest_of_channels, **CAMS}
+
+
+def _check_reached(reached: Tensor, image: list[int], where: str) -> None:
+    """
+    Refuse a layer that an instance does not read, such as one level of a pyramid: its map would be
+    zero, and say nothing.
+    """
+    lost = (~reached.any(dim=1)).nonzero().squeeze(1).tolist()
+    if not lost:
+        return
+    first = {number: image.index(number) for number in set(image)}
+    places = [f"{row - first[image[row]]} of image {image[row]}" for row in lost]
+    shown = ", ".join(places[:_MOST_INSTANCES]) + (", ..." if len(places) > _MOST_INSTANCES else "")
+    raise InputError(
+        f"{len(lost)} of {len(image)} instances do not depend on {where} ({shown}; gradients there "
+        "are zero): name a layer that all of them read, or return those alone that read this one"
+    )
+
+
+def _geometry(
+    layer: CapturedLayer, batched_inputs: list[dict], counts: list[int]
+) -> dict[str, Tensor]:
+    """The fields of ``OdamMaps`` for maps on whole layers."""
+    feature = layer.feature
+    sizes = [x["image"].shape[-2:] for x in batched_inputs]
+    image_sizes = torch.tensor(
+        [size for size, count in zip(sizes, counts, strict=True) for _ in range(count)],
+        dtype=torch.int64,
+        device=feature.device,
+    ).view(-1, 2)
+    pair = torch.ones_like(image_sizes)
+    return {
+        "origins": torch.zeros_like(pair),
+        "strides": feature.new_full((len(pair),), layer.stride).detach(),
+        "grid_sizes": pair * pair.new_tensor(feature.shape[-2:]),
+        "image_sizes": image_sizes,
+        "levels": torch.zeros_like(pair[:, 0]),
+    }

@@ -1,0 +1,185 @@
+"""A model of nobody's family behind explain, explain_boxes and the tools."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from oracle import full_map, two_images
+from test_methods import RULES
+from tiny_detr import TARGETS, TinyDETR, gradient_and_feature, reference
+from torch import nn
+
+from odam_d2 import explain, explain_boxes
+from odam_d2.core.errors import InputError
+from odam_d2.modeling.explainers import OutputsExplainer, UnsupportedModelError, register_explainer
+from odam_d2.modeling.settings import DRiseSettings
+
+
+class Registered(TinyDETR):
+    """Has an explainer."""
+
+
+class WithBoxes(TinyDETR):
+    """Has an explainer that takes boxes."""
+
+
+@register_explainer(Registered)
+class RegisteredExplainer(OutputsExplainer):
+    layer = "backbone"
+    num_classes = 3
+
+    def outputs(self, batched_inputs, results):
+        found = [r["instances"] for r in self.model(batched_inputs)]
+        return [
+            self.select_values(f.scores[:, None].expand(-1, 3), f.pred_boxes.tensor, f.pred_classes)
+            for f in found
+        ]
+
+
+@register_explainer(WithBoxes)
+class WithBoxesExplainer(RegisteredExplainer):
+    def outputs_of_boxes(self, batched_inputs, boxes, classes):
+        """Of the query whose box overlaps most."""
+        found = []
+        for scores, of_image, given, labels in zip(
+            *self.model.raw(batched_inputs), boxes, classes, strict=True
+        ):
+            chosen = pairwise_iou(given, Boxes(of_image)).argmax(dim=1)
+            values = self.select_values(scores[chosen], of_image[chosen], labels)
+            found.append((values, scores[chosen, labels]))
+        return found
+
+
+def detr(kind=Registered):
+    torch.manual_seed(0)
+    return kind().double()
+
+
+def test_a_registered_explainer_works_with_explain():
+    model, inputs = detr(), two_images(torch.float64)
+    plain = model.eval()(inputs)
+    for before, result in zip(plain, explain(model, inputs, [*TARGETS, "combined"]), strict=True):
+        found = result["instances"]
+        assert torch.equal(found.pred_boxes.tensor, before["instances"].pred_boxes.tensor)
+        assert found.odam_maps.targets == (*TARGETS, "combined")
+        assert len(found.odam_maps) == len(found) == 4
+    expected = reference(model, inputs, 1, 2, 0)
+    torch.testing.assert_close(full_map(found.odam_maps, 2, 0), expected)
+
+
+@pytest.mark.parametrize("method", sorted(RULES))
+def test_cams(method):
+    model, inputs = detr(), two_images(torch.float64)
+    found = explain(model, inputs, TARGETS, method=method)[1]["instances"].odam_maps
+    for instance, target in [(0, 0), (2, 3)]:
+        expected = RULES[method](*gradient_and_feature(model, inputs, 1, instance, target)).relu()
+        torch.testing.assert_close(full_map(found, instance, target), expected)
+
+
+def test_input_gradient_needs_no_layer():
+    model, inputs = detr(), two_images(torch.float64)
+    found = explain(model, inputs, ("class",), method="input_gradient")[1]["instances"].odam_maps
+    assert found.values.shape == (4, 1, 160, 224)
+    with pytest.raises(InputError, match=r"leave MODEL\.ODAM\.LAYER empty"):
+        explain(model, inputs, ("class",), method="input_gradient", layer="backbone.0")
+
+
+def test_d_rise_masks_the_images():
+    """It asks for no gradient: one map for each detection, whatever outputs does."""
+    model, inputs = detr(), two_images(torch.float64)
+    settings = DRiseSettings(num_masks=3, grid=4)
+    for result in explain(model, inputs, ("class",), method="d_rise", d_rise=settings):
+        maps = result["instances"].odam_maps
+        assert len(maps) == len(result["instances"]) == 4
+        assert maps.strides.tolist() == [4.0] * 4
+
+
+def test_given_boxes_are_read_where_the_subclass_says():
+    model, inputs = detr(WithBoxes).eval(), two_images(torch.float64)
+    scores, boxes = model.raw(inputs)
+    # The boxes of two queries: the first image is shown at another size than it has.
+    height, width = inputs[0]["image"].shape[-2:]
+    scale = boxes.new_tensor([384 / width, 256 / height] * 2)
+    given = [boxes[0, [3]].detach() * scale, boxes[1, [5, 2]].detach()]
+    classes = [torch.tensor([1]), torch.tensor([2, 0])]
+    found = [r["instances"] for r in explain_boxes(model, inputs, given, classes, TARGETS)]
+    assert [len(f.odam_maps) for f in found] == [1, 2]
+    torch.testing.assert_close(found[0].scores, scores[0, [3], [1]].detach())
+    torch.testing.assert_close(found[1].scores, scores[1, [5, 2], [2, 0]].detach())
+    features = {}
+    handle = model.backbone.register_forward_hook(lambda m, a, out: features.update(out=out))
+    again = model.raw(inputs)[1]
+    handle.remove()
+    (gradient,) = torch.autograd.grad(-again[1, 2, 0], features["out"])
+    expected = (gradient[1] * features["out"][1].detach()).sum(0).relu()
+    torch.testing.assert_close(full_map(found[1].odam_maps, 1, 1), expected)
+
+
+def test_boxes_are_refused_where_nobody_says_where_to_read_them():
+    message = "unless RegisteredExplainer defines outputs_of_boxes"
+    with pytest.raises(UnsupportedModelError, match=message):
+        explain_boxes(detr(), two_images(), [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score": "logit"}, "does not follow the setting 'score': leave it at 'probability'"),
+        ({"norm_statistics": "constant"}, "does not follow the setting 'norm_statistics'"),
+        ({"nms": lambda x: x}, "does not follow the setting 'nms': leave it at None"),
+        ({"layer": "backbon"}, "no layer 'backbon'; there are backbone, transformer"),
+        ({"targets": ("class:3",)}, "class:3"),
+    ],
+)
+def test_what_the_explainer_cannot_follow_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        explain(detr(), two_images(torch.float64), **{"targets": ("class",), **settings})
+
+
+def test_a_setting_that_the_explainer_follows(monkeypatch):
+    monkeypatch.setattr(RegisteredExplainer, "follows", ("score",))
+    found = explain(detr(), two_images(torch.float64), ("class",), score="logit")
+    assert len(found[0]["instances"].odam_maps) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: [v[:3] for v in values], r"values of \[3, 3\] instances.* \[4, 4\]"),
+        (lambda values: [v[:, :2] for v in values], "2 values for each instance, and there are 5"),
+        (lambda values: [v.detach() for v in values], "do not depend on layer 'backbone'"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_told(monkeypatch, change, message):
+    outputs = RegisteredExplainer.outputs
+    monkeypatch.setattr(RegisteredExplainer, "outputs", lambda *args: change(outputs(*args)))
+    with pytest.raises(InputError, match=message):
+        explain(detr(), two_images(torch.float64), TARGETS)
+
+
+class MyDETR(TinyDETR):
+    """What the documentation calls so."""
+
+    def __init__(self):
+        super().__init__(classes=80)
+        self.backbone = nn.Sequential()
+        self.backbone.add_module("res4", nn.Conv2d(3, 8, 3, 4, 1))
+        self.backbone.add_module("res5", nn.Conv2d(8, 16, 3, 4, 1))
+
+
+def test_the_code_in_the_documentation_runs():
+    text = (Path(__file__).parents[2] / "docs" / "your_own_head.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    torch.manual_seed(0)
+    names = {"MyDETR": MyDETR, "detr": MyDETR().train(), "batched_inputs": two_images()[:1]}
+    for block in blocks:
+        exec(block, names)
+    assert names["maps"][0].values.shape == names["cam"][0].values.shape == (4, 5, 8, 14)
+    assert names["heat"].shape == (1, 1, 480, 640)
+    assert names["pixels"][0].values.shape == (4, 5, 128, 224)
+    explained = explain(names["detr"], names["batched_inputs"])[0]["instances"]
+    torch.testing.assert_close(explained.odam_maps.values, names["maps"][0].values)
+    assert len(names["found"][0]["instances"].odam_maps) == 1
