@@ -10,6 +10,9 @@ from odam_d2.core.errors import InputError
 
 __all__ = ["UserError", "one_line", "run_tool"]
 
+# An error of ours in the traceback of another process, which is all that PyTorch passes on.
+_PASSED_ON = re.compile(r"^odam_d2\.(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
+
 
 class UserError(Exception):
     """Something outside the program is wrong; the message is one sentence for the user."""
@@ -29,19 +32,19 @@ def run_tool(main: Callable[[], object]) -> int:
 
     Returns:
         The exit status: 0 for success, 1 after a :class:`UserError` or :class:`InputError` (also
-        one that was raised in a process that Detectron2's ``launch`` started) or an
-        :class:`OSError`, 130 after Ctrl-C.
+        one that was raised in a process that Detectron2's ``launch`` or a data loader started) or
+        an :class:`OSError`, 130 after Ctrl-C.
         Other exceptions pass.
     """
     try:
         main()
-    except (UserError, InputError) as error:
-        return _report(str(error))
-    except ProcessRaisedException as error:
-        sentence = re.search(r"^odam_d2\.(?:\w+\.)*\w*Error: (.+)$", str(error), re.MULTILINE)
-        if sentence is None:
+    except (UserError, InputError, ProcessRaisedException) as error:
+        sentence = _PASSED_ON.search(str(error))
+        if sentence is not None:
+            return _report(sentence.group(1))
+        if isinstance(error, ProcessRaisedException):
             raise
-        return _report(sentence.group(1))
+        return _report(str(error))
     except OSError as error:  # a file or folder that is not as it should be
         where = f": {error.filename!r}" if error.filename else ""
         return _report(f"{error.strerror}{where}" if error.strerror else str(error))

@@ -19,6 +19,7 @@ from odam_d2.analysis.detections import analyse, find_detections
 from odam_d2.analysis.error_types import Finding, sort_detections
 from odam_d2.analysis.explained_errors import explain_errors, pick_errors, worst_side
 from odam_d2.analysis.report import draw_error
+from odam_d2.data.mapper import PictureMapper
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.errors import run_tool
 
@@ -106,7 +107,7 @@ def detector(tmp_path_factory):
 def test_each_kind_gets_the_maps_that_tell(detector):
     model, cfg, images = detector
     entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(NAME)}
-    mapper = detections_module.DatasetMapper(cfg, False)
+    mapper = PictureMapper(cfg, False)
     names = MetadataCatalog.get(NAME).thing_classes
     picked = pick_errors(images, 1, 0.0)
     picked["missed"] = [(next(iter(images)), Finding("missed", None, 1, 0.0))]
@@ -163,7 +164,7 @@ def test_a_duplicate_is_shown_beside_the_kept_one(detector):
     image_id, image = next(iter(images.items()))
     kept = next(f for f in image.findings if f.kind == "correct")
     entry = next(e for e in DatasetCatalog.get(NAME) if e["image_id"] == image_id)
-    given = detections_module.DatasetMapper(cfg, False)(dict(entry))
+    given = PictureMapper(cfg, False)(dict(entry))
     # Had another detection been a second one of the same object:
     other = (kept.detection + 1) % len(image.boxes)
     finding = Finding("duplicate", other, kept.object, 0.6)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.structures import BoxMode
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 from odam_d2.evaluation.regions import object_boxes, true_objects
 from odam_d2.evaluation.rows import RowFiles
@@ -45,7 +46,7 @@ def find_detections(
     loader = []
     if todo:  # one of nothing cannot be built
         loader = build_detection_test_loader(
-            todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+            todo, mapper=PictureMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
         )
     try:
         for batch in tqdm(loader, f"detections in {dataset}", unit="image"):

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.mapper import PictureMapper
+from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_classes, check_dataset
 from odam_d2.engine.trainer import Trainer
 from odam_d2.engine.weights import load_weights
@@ -92,12 +93,12 @@ def _explain_all(
         for place, (image_id, finding) in enumerate(errors):
             by_image.setdefault(image_id, []).append((kind, place, finding))
     entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(dataset)}
-    mapper = DatasetMapper(cfg, False)
+    mapper = PictureMapper(cfg, False)
     done: dict[str, dict[int, ErrorEntry]] = {}
     for image_id, asked in tqdm(by_image.items(), "explaining errors", unit="image"):
         entry, image = entries[image_id], images[image_id]
         found = explain_errors(model, mapper(dict(entry)), image, [f for *_, f in asked], names)
-        picture = cv2.imread(entry["file_name"])[:, :, ::-1]
+        picture = read_picture(entry["file_name"])
         for (kind, place, _), error in zip(asked, found, strict=True):
             drawn, caption = draw_error(picture, image, error, names)
             file = f"{kind}_{place + 1}.png"

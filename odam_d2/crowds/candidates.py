@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from torch import nn
 from tqdm import tqdm
 
 from odam_d2 import OdamMaps, explain
+from odam_d2.data.mapper import PictureMapper
 
 _GEOMETRY = ("origins", "strides", "grid_sizes", "image_sizes", "levels")
 
@@ -92,7 +93,7 @@ def collect(
     """
     entries = get_detection_dataset_dicts([dataset], filter_empty=False)[:images]
     loader = build_detection_test_loader(
-        entries, mapper=DatasetMapper(cfg, is_train=False), num_workers=0
+        entries, mapper=PictureMapper(cfg, is_train=False), num_workers=0
     )
     for inputs in tqdm(loader, f"candidates of {dataset}", unit="image"):
         found = explain(model, inputs, ("class",), score="logit")

@@ -1,6 +1,8 @@
 """What ``tools/demo.py`` is made of: inputs, predictor, files, page."""
 
-from .inputs import expand_inputs, read_picture
+from odam_d2.data.pictures import read_picture
+
+from .inputs import expand_inputs
 from .predictor import ExplainingPredictor
 from .runner import Demo, plan_folders
 

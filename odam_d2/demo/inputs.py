@@ -4,13 +4,9 @@ import glob
 import os
 from collections.abc import Iterable
 
-import numpy as np
-from detectron2.data.detection_utils import read_image
-from PIL import Image, ImageOps
-
 from odam_d2.errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "expand_inputs", "read_picture"]
+__all__ = ["IMAGE_SUFFIXES", "expand_inputs"]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What counts as an image in a folder. A file that is named by itself may be called anything."""
@@ -50,26 +46,3 @@ def _expand(name: str) -> list[str]:
             raise UserError(f"no file matches {name!r}")
         return matches
     raise UserError(f"input {name!r} does not exist")
-
-
-def read_picture(path: str) -> np.ndarray:
-    """
-    Read an image as Detectron2 does, EXIF rotation applied; unlike there, 16-bit greyscale is
-    scaled to 8 bits, not cut off at 255.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        UserError: the file cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I"):
-                grey = np.asarray(ImageOps.exif_transpose(picture), dtype=np.float64)
-                grey = np.rint(grey / 257).clip(0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-        return np.ascontiguousarray(read_image(path, format="RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).replace(repr(path), "the file").split())
-        raise UserError(f"{path!r} cannot be read as an image: {reason}") from error

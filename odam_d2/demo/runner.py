@@ -9,12 +9,12 @@ import numpy as np
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError
 from odam_d2.visualization.report import GENERATOR, ImageEntry, printable, write_report
 
 from .image_writer import LISTING, write_image
-from .inputs import read_picture
 from .names import unique_names
 
 __all__ = ["Demo", "plan_folders"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     build_detection_test_loader,
 )
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
@@ -18,6 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
 from odam_d2.evaluation.explanation_files import compare_methods
@@ -128,7 +128,7 @@ def _evaluate(
         return evaluator.evaluate()
     # InferenceSampler gives each process its own part.
     loader = build_detection_test_loader(
-        todo, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        todo, mapper=PictureMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
     bar = tqdm(loader, f"{method} on {name}", unit="image", disable=not comm.is_main_process())
     try:

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
-from detectron2.data import detection_utils as utils
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.engine import HookBase
 from detectron2.structures import Boxes, BoxMode
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
+from odam_d2.data.mapper import PictureMapper
+from odam_d2.data.pictures import read_picture
 from odam_d2.errors import UserError
 from odam_d2.modeling import explain_boxes
 from odam_d2.visualization.overlay import blend_heat, draw_box
@@ -48,8 +49,8 @@ class HeatMapImages(HookBase):
         else:
             raise UserError(f"data set {dataset!r} has no image with objects to show maps of")
         classes = [a["category_id"] for a in entry["annotations"] if not a.get("iscrowd", 0)]
-        self._input = DatasetMapper(cfg, is_train=False)(entry)
-        self._image = utils.read_image(entry["file_name"], format="RGB")
+        self._input = PictureMapper(cfg, is_train=False)(entry)
+        self._image = read_picture(entry["file_name"])
         self._input["height"], self._input["width"] = self._image.shape[:2]
         self._boxes = torch.tensor(boxes[:_MAX_OBJECTS], dtype=torch.float32)
         self._classes = torch.tensor(classes[:_MAX_OBJECTS])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
+from detectron2.data import DatasetMapper
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -17,9 +18,11 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from torch import nn
 
 from odam_d2.core.errors import InputError
+from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError, one_line
 
 from .checks import check_dataset
@@ -112,7 +115,7 @@ def train_lazy(cfg: Mapping, resume: bool) -> None:
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = build_lazy(cfg.optimizer, "optimizer")
-    loader = build_lazy(cfg.dataloader.train, "dataloader.train")
+    loader = _build_loader(cfg, "train")
     model = create_ddp_model(model, **cfg.train.ddp)
     kind = AMPTrainer if select(cfg, "train.amp.enabled", False) else SimpleTrainer
     trainer = kind(model, loader, optimizer)
@@ -148,12 +151,25 @@ def _resume_or_load(
 
 
 def _evaluate(cfg: Mapping, model: nn.Module) -> dict:
-    loader = build_lazy(cfg.dataloader.test, "dataloader.test")
+    loader = _build_loader(cfg, "test")
     evaluator = build_lazy(cfg.dataloader.evaluator, "dataloader.evaluator")
     results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results
+
+
+def maps_as_detectron(cfg: Mapping, split: str) -> bool:
+    """Whether a dataloader, "train" or "test", makes its inputs by Detectron2's own mapper."""
+    target = select(cfg, f"dataloader.{split}.mapper._target_")
+    return (locate(target) if isinstance(target, str) else target) is DatasetMapper
+
+
+def _build_loader(cfg: Mapping, split: str):
+    """The dataloader of a split; Detectron2's mapper in it reads pictures as every tool does."""
+    if maps_as_detectron(cfg, split):
+        cfg.dataloader[split].mapper._target_ = PictureMapper
+    return build_lazy(cfg.dataloader[split], f"dataloader.{split}")
 
 
 def _starting_weights(cfg: Mapping, resume: bool) -> str:

@@ -1,11 +1,13 @@
 """Detectron2's default trainer with evaluators, and nothing lost on Ctrl-C."""
 
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 
 from .evaluators import build_evaluator, evaluates_maps
@@ -36,14 +38,22 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """As in Detectron2, with a :class:`UserError` where there is nothing to train on."""
+        """
+        As in Detectron2, with pictures as every tool reads them, and a :class:`UserError` where
+        there is nothing to train on.
+        """
         try:
-            return super().build_train_loader(cfg)
+            return build_detection_train_loader(cfg, mapper=PictureMapper(cfg, True))
         except AssertionError as error:
             if "No valid data" not in str(error):
                 raise
             names = ", ".join(cfg.DATASETS.TRAIN)
             raise UserError(f"no image of {names} has an object to train on") from error
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """As in Detectron2, with pictures as every tool reads them."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=PictureMapper(cfg, False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
