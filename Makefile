@@ -14,7 +14,7 @@ RUN = "$$($(INSTALL) --print-python)"
 # A Python that was asked for by name is taken at its word: .venv is made again with it.
 EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
 # In an environment that is not ours, tests and linter are installed only for who wants them.
-DEV = $(if $(filter test lint,$(MAKECMDGOALS)),--dev)
+DEV = $(if $(filter test lint mutate,$(MAKECMDGOALS)),--dev)
 
 SOURCES = odam_d2 tools tests configs setup.py
 
@@ -26,7 +26,7 @@ DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \
 	-not -path '*/__pycache__/*' -not -path 'tools/install/*' 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint clean python
+.PHONY: help env demo test lint mutate clean python
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1: /p' Makefile
@@ -53,6 +53,13 @@ test: env  ## run the tests; PYTEST_ARGS are handed on
 lint: env  ## check style and formatting
 	$(RUN) -m ruff check $(SOURCES)
 	$(RUN) -m ruff format --check $(SOURCES)
+
+# An hour with one job: changes are many, and each asks its tests.
+MUTATION = output/mutation
+mutate: env  ## change the code in 150 places, one by one, and see which the tests notice; MUTATE_ARGS are handed on
+	@test -x $(MUTATION)/venv/bin/python || $(RUN) -m venv $(MUTATION)/venv
+	@$(MUTATION)/venv/bin/python -m pip install -q -r requirements/mutate.txt
+	$(MUTATION)/venv/bin/python tests/mutation/run.py --python $(RUN) $(MUTATE_ARGS)
 
 clean:  ## remove caches, build products and the demo; training output and .venv stay
 	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .hypothesis

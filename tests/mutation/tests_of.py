@@ -1,0 +1,75 @@
+"""Which tests are asked about which code: the first pattern that matches; quick and near first."""
+
+TESTS = {
+    "odam_d2/core/cam.py": ["tests/core/test_cam.py", "tests/modeling/test_methods.py"],
+    "odam_d2/core/cell_gradients.py": [
+        "tests/core/test_gradients.py",
+        "tests/modeling/test_norms.py",
+        "tests/modeling/test_exact.py",
+    ],
+    "odam_d2/core/dense_windows.py": [
+        "tests/core/test_dense_windows.py",
+        "tests/modeling/test_exact.py",
+    ],
+    "odam_d2/core/errors.py": ["tests/core/test_perturbation.py"],
+    "odam_d2/core/full_convolution.py": [
+        "tests/core/test_dense_windows.py",
+        "tests/modeling/test_norms.py",
+        "tests/modeling/test_exact.py",
+    ],
+    "odam_d2/core/gradients.py": ["tests/core/test_gradients.py", "tests/modeling/test_outputs.py"],
+    "odam_d2/core/heatmap.py": [
+        "tests/core/test_heatmap.py",
+        "tests/core/test_dense_windows.py",
+        "tests/core/test_cam.py",
+    ],
+    "odam_d2/core/metrics.py": ["tests/core/test_metrics.py"],
+    "odam_d2/core/nms.py": ["tests/core/test_nms.py", "tests/modeling/test_nms_families.py"],
+    "odam_d2/core/odam_train.py": [
+        "tests/core/test_odam_train.py",
+        "tests/modeling/test_training_loss.py",
+    ],
+    "odam_d2/core/perturbation.py": [
+        "tests/core/test_perturbation.py",
+        "tests/test_explanation_evaluator.py",
+    ],
+    "odam_d2/core/resample.py": ["tests/test_odam_maps.py"],
+    "odam_d2/core/rise.py": ["tests/core/test_rise.py", "tests/modeling/test_d_rise.py"],
+    "odam_d2/core/roi_align.py": ["tests/core/test_roi_align.py", "tests/modeling/test_explain.py"],
+    "odam_d2/core/targets.py": ["tests/core/test_targets.py", "tests/modeling/test_outputs.py"],
+    "odam_d2/core/windows.py": [
+        "tests/core/test_heatmap.py",
+        "tests/core/test_dense_windows.py",
+        "tests/core/test_roi_align.py",
+    ],
+    "odam_d2/core/*": ["tests/core"],
+    "odam_d2/structures/*": ["tests/test_odam_maps.py"],
+    "odam_d2/evaluation/crowd*.py": [
+        "tests/test_crowd_protocol.py",
+        "tests/test_crowd_evaluator.py",
+        "tests/test_crowdhuman.py",
+    ],
+    "odam_d2/evaluation/known_causes.py": ["tests/test_known_causes.py"],
+    "odam_d2/evaluation/regions.py": [
+        "tests/test_regions.py",
+        "tests/test_explanation_evaluator.py",
+    ],
+    "odam_d2/evaluation/*": [
+        "tests/test_explanation_evaluator.py",
+        "tests/test_known_causes.py",
+        "tests/test_evaluate_explanations.py",
+    ],
+    "odam_d2/analysis/ap_costs.py": [
+        "tests/test_ap_costs.py",
+        "tests/test_error_types.py",
+        "tests/test_analyze_errors.py",
+    ],
+    "odam_d2/analysis/error_types.py": ["tests/test_error_types.py", "tests/test_ap_costs.py"],
+    "odam_d2/analysis/*": ["tests/test_analyze_errors.py"],
+    "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes.py"],
+    "odam_d2/data/*": [
+        "tests/test_datasets.py",
+        "tests/test_crowdhuman.py",
+        "tests/test_crowdshapes.py",
+    ],
+}
