@@ -49,6 +49,10 @@ TESTS = {
         "tests/test_crowd_evaluator.py",
         "tests/test_crowdhuman.py",
     ],
+    "odam_d2/evaluation/explanation_files.py": [
+        "tests/test_explanation_files.py",
+        "tests/test_explanation_evaluator.py",
+    ],
     "odam_d2/evaluation/known_causes.py": ["tests/test_known_causes.py"],
     "odam_d2/evaluation/regions.py": [
         "tests/test_regions.py",
@@ -65,7 +69,7 @@ TESTS = {
         "tests/test_analyze_errors.py",
     ],
     "odam_d2/analysis/error_types.py": ["tests/test_error_types.py", "tests/test_ap_costs.py"],
-    "odam_d2/analysis/*": ["tests/test_analyze_errors.py"],
+    "odam_d2/analysis/*": ["tests/test_explained_errors.py", "tests/test_analyze_errors.py"],
     "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes.py"],
     "odam_d2/data/*": [
         "tests/test_datasets.py",
