@@ -81,9 +81,11 @@ def fake(monkeypatch):
             if FakePredictor.calls == FakePredictor.interrupt_at:
                 raise KeyboardInterrupt
             classes = [i % 2 for i in range(len(self.boxes))]
-            return blob_detections(
+            found = blob_detections(
                 image.shape[:2], self.boxes, classes=classes, targets=self.targets
             )
+            found.odam_maps.saturated[1:, :1] = True
+            return found
 
     monkeypatch.setattr(tool, "ExplainingPredictor", FakePredictor)
     return FakePredictor

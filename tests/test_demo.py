@@ -68,6 +68,7 @@ class TestFiles:
             assert item["class"] == {"id": number, "name": ("star", "half/moon")[number]}
             assert item["score"] == pytest.approx(expected.scores[number].item())
             assert item["target"] == maps.targets[target]
+            assert item["saturated"] is bool(maps.saturated[number, target])
             assert item["stride"] == maps.strides[number] == 4
             assert item["level"] == maps.levels[number] == number
             assert item["window"]["origin"] == maps.origins[number].tolist()
@@ -79,6 +80,7 @@ class TestFiles:
             path.name for path in (out / "street").glob("0*.png")
         }
         assert (maps.values == expected.odam_maps.values).all()
+        assert maps.saturated.any(dim=1).tolist() == [False, True]
 
     def test_images_of_one_stem_do_not_overwrite_each_other(self, tmp_path, capsys, fake):
         images = []

@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 from odam_d2 import OdamMaps
 from odam_d2.core.windows import paste_window
 
+FIELDS = (
+    "values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated",
+)  # fmt: skip
+
 
 def make_maps(count=3, targets=("class", "left"), grid=(8, 10), image=(60, 75), stride=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -114,15 +118,31 @@ def test_a_zero_map_is_similar_to_nothing():
 
 def test_indexing_and_cat_keep_every_field():
     maps = make_maps()
+    maps.saturated = torch.tensor([[True, False], [False, False], [False, True]])
     for item in (torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(1, 3), [1], -1):
         part = maps[item]
         index = torch.arange(3)[item].reshape(-1)
-        for name in ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels"):
+        for name in FIELDS:
             assert torch.equal(getattr(part, name), getattr(maps, name)[index])
     again = OdamMaps.cat([maps[:1], maps[1:]])
+    assert torch.equal(again.saturated, maps.saturated)
     torch.testing.assert_close(again.dense(30, 40), maps.dense(30, 40))
     with pytest.raises(IndexError, match="instance 3 asked of 3"):
         maps[3]
+
+
+def test_saturated_is_of_a_target_and_optional():
+    maps = make_maps()
+    assert maps.saturated.tolist() == [[False, False]] * 3
+    maps.saturated[1, 0] = True
+    assert maps.select("left").saturated.tolist() == [[False]] * 3
+    assert maps.select(["left", "class"]).saturated[1].tolist() == [False, True]
+    half = maps.to(torch.float16).detach().normalized()
+    assert half.saturated.dtype == torch.bool
+    assert torch.equal(half.saturated, maps.saturated)
+    geometry = {name: getattr(maps, name) for name in FIELDS[1:6]}
+    with pytest.raises(ValueError, match="saturated must have the shape"):
+        OdamMaps(maps.targets, maps.values, saturated=maps.saturated[:, 0], **geometry)
 
 
 def test_cat_pads_smaller_windows_with_zeros():

@@ -3,6 +3,7 @@
 import html.parser
 import os
 import urllib.parse
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from blob_maps import blob_detections
 from odam_d2.visualization import load_maps, save_maps, write_report
 from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry
 
+FIELDS = (
+    "values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated",
+)  # fmt: skip
 HEIGHT, WIDTH = 60, 100
 BOX = (20.0, 10.0, 70.0, 40.0)
 
@@ -20,12 +24,13 @@ class TestMapsFile:
     def test_round_trip(self, tmp_path):
         instances = blob_detections((HEIGHT, WIDTH), [BOX, (1, 2, 30, 50)], classes=[2, 1])
         instances.odam_maps.origins[1] = torch.tensor([-3, 4])
+        instances.odam_maps.saturated[1, 0] = True
         path = str(tmp_path / "maps.npz")
         save_maps(path, instances)
         maps = load_maps(path)
         original = instances.odam_maps
         assert maps.targets == original.targets
-        for name in ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels"):
+        for name in FIELDS:
             loaded, expected = getattr(maps, name), getattr(original, name)
             assert loaded.dtype == expected.dtype
             assert (loaded == expected).all()
@@ -43,6 +48,21 @@ class TestMapsFile:
         instances.odam_maps = instances.odam_maps.to(torch.bfloat16)
         save_maps(path, instances)
         assert (load_maps(path).values == instances.odam_maps.values.float()).all()
+
+    def test_a_file_of_before_there_was_a_flag(self, tmp_path):
+        path = str(tmp_path / "maps.npz")
+        save_maps(path, blob_detections((HEIGHT, WIDTH), [BOX]))
+        with np.load(path) as arrays:
+            np.savez(path, **{name: arrays[name] for name in arrays if name != "saturated"})
+        assert load_maps(path).saturated.tolist() == [[False] * 5]
+
+    def test_scores_in_bfloat16(self, tmp_path):
+        """What a detector finds under autocast; NumPy knows no such dtype."""
+        instances = blob_detections((HEIGHT, WIDTH), [BOX], scores=[0.75])
+        instances.scores = instances.scores.bfloat16()
+        save_maps(str(tmp_path / "maps.npz"), instances)
+        with np.load(tmp_path / "maps.npz") as arrays:
+            assert arrays["scores"].tolist() == [0.75]
 
 
 class LinkCollector(html.parser.HTMLParser):
@@ -67,7 +87,7 @@ class TestReport:
             f"folder/{self.NAME}.jpg", self.NAME, (60, 100), (300, 500), 3,
             [DetectionEntry("<b>star</b>", 0.9, BOX, [overlay])],
         )  # fmt: skip
-        (tmp_path / self.NAME).mkdir()
+        (tmp_path / self.NAME).mkdir(parents=True)
         for name in (overlay.file, entry.contact_sheet, entry.maps, entry.listing):
             (tmp_path / self.NAME / name).touch()
         return entry
@@ -91,6 +111,17 @@ class TestReport:
         page = LinkCollector(text)
         assert len(page.images) == 2
         assert all(len(image["alt"]) > 20 for image in page.images)
+
+    def test_a_lost_map_is_explained(self, tmp_path):
+        pages = []
+        for lost in (False, True):
+            entry = self.entry(tmp_path / str(lost))
+            (detection,) = entry.detections
+            overlays = [replace(overlay, saturated=lost) for overlay in detection.overlays]
+            entry = replace(entry, detections=[replace(detection, overlays=overlays)])
+            write_report(str(tmp_path / "index.html"), [entry])
+            pages.append((tmp_path / "index.html").read_text(encoding="utf-8"))
+        assert ["MODEL.ODAM.SCORE logit" in page for page in pages] == [False, True]
 
     def test_a_page_that_fails_leaves_the_one_before(self, tmp_path, monkeypatch):
         path = tmp_path / "index.html"

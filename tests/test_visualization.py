@@ -15,6 +15,7 @@ from odam_d2.visualization import (
     draw_detections,
     draw_explanation,
     fit_canvas,
+    overlay,
 )
 from odam_d2.visualization.crops import crop_around, draw_crops
 from odam_d2.visualization.overlay import ACCENT, describe_target
@@ -191,6 +192,24 @@ def test_nothing_is_drawn_in_place():
 )
 def test_describe_target(target, text):
     assert describe_target(target, "star", 0.9741) == text
+    assert describe_target(target, "star", 0.9741, saturated=True) == f"{text} · score saturated"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_explanation_of_a_lost_map_says_so(value, monkeypatch):
+    """And not that there is no evidence: nobody knows."""
+    labels = []
+
+    def record(image, text, *_, **__):
+        labels.append(text)
+        return image
+
+    monkeypatch.setattr(overlay, "draw_label", record)
+    heat = np.full((240, 400), value)
+    for saturated in (True, False):
+        draw_explanation(grey(100, 240, 400), heat, BOX, "class", "star", 1.0, saturated)
+    evidence = "" if value else " · no positive evidence"
+    assert labels == ["class: star 1.00 · score saturated", f"class: star 1.00{evidence}"]
 
 
 def test_explanation_marks_the_side_of_side_targets_only():
@@ -268,6 +287,26 @@ class TestCrops:
         middle = np.s_[silent.shape[0] // 2 - 8 : silent.shape[0] // 2 + 8, 40:120]
         assert (shown[middle] < 200).any(axis=2).all()
         assert (silent[middle] > 200).all(axis=2).sum() > 30
+
+    def test_lost_map_says_so(self):
+        """In other words, and also where there is something to draw."""
+        instances = blob_detections((HEIGHT, WIDTH), [BOX], targets=("class", "left"))
+        instances.odam_maps.values.zero_()
+        silent = draw_crops(grey(), instances, 0, 160)
+        instances.odam_maps.saturated[0, 0] = True
+        lost = draw_crops(grey(), instances, 0, 160)
+        assert (lost["left"] == silent["left"]).all()
+        # The middle of the picture is inside the box, away from its lines.
+        middle = np.s_[silent[""].shape[0] // 2 - 8 : silent[""].shape[0] // 2 + 8, 40:120]
+        assert (lost["class"][middle] > 200).all(axis=2).sum() > 30
+        assert (lost["class"][middle] != silent["class"][middle]).any()
+        instances.odam_maps.values += 1
+        over = draw_crops(grey(), instances, 0, 160)["class"]
+        instances.odam_maps.saturated[0, 0] = False
+        plain = draw_crops(grey(), instances, 0, 160)["class"]
+        changed = (over != plain).any(axis=2)
+        assert changed.sum() > 30
+        assert not changed[: len(changed) // 2].any()  # below, to leave the map visible
 
 
 class TestContactSheet:

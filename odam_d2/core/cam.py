@@ -2,7 +2,9 @@
 From a gradient and a feature map to a heat map: ODAM, and what came before it.
 
 Each function takes ``gradient`` (..., C, H, W), the derivative of one output by the feature map,
-and ``feature`` (..., C, H, W), and returns (..., H, W) with its sign: the ReLU comes last.
+and ``feature`` (..., C, H, W), and returns (..., H, W) with its sign: the ReLU comes last. Where a
+derivative would leave the range of its dtype, ``gradient`` is the derivative divided by ``scale``
+(..., 1, 1, 1), and so is what is returned.
 """
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 __all__ = ["CAMS", "grad_cam", "grad_cam_pp"]
 
 
-def grad_cam(gradient: Tensor, feature: Tensor) -> Tensor:
+def grad_cam(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """
     ``sum_c w_c A_c``, w_c the mean of the gradient over all places (Selvaraju et al., "Grad-CAM",
     ICCV 2017). A channel counts everywhere for what it is worth somewhere.
@@ -20,15 +22,15 @@ def grad_cam(gradient: Tensor, feature: Tensor) -> Tensor:
     return (weights * feature).sum(dim=-3)
 
 
-def grad_cam_pp(gradient: Tensor, feature: Tensor) -> Tensor:
+def grad_cam_pp(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """
     As Grad-CAM with ``w_c = sum a_c ReLU(g_c)`` and ``a_c = g_c^2 / (2 g_c^2 + g_c^3 sum A_c)``,
     the sums over all places, a_c = 0 where that is 0 / 0 (Chattopadhay et al., "Grad-CAM++", WACV
-    2018). The factor exp(Y) of their equation is the same for all channels and left out.
+    2018). The factor exp(Y) of their equation is the same for all channels and left out, and g_c^2
+    is cancelled: it would underflow.
     """
-    squared = gradient**2
-    below = 2 * squared + gradient * squared * feature.sum(dim=(-2, -1), keepdim=True)
-    alpha = torch.where(below != 0, squared / torch.where(below != 0, below, 1.0), 0.0)
+    below = 2 + scale * gradient * feature.sum(dim=(-2, -1), keepdim=True)
+    alpha = torch.where(below != 0, 1 / torch.where(below != 0, below, 1.0), 0.0)
     weights = (alpha * gradient.relu()).sum(dim=(-2, -1), keepdim=True)
     return (weights * feature).sum(dim=-3)
 

@@ -81,7 +81,8 @@ def gradient_heat_maps(
     sigma: float = 0.0,
     signed: bool = False,
     max_bytes: int = 2**28,
-    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
+    weigh: Callable[..., Tensor] | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """
     ``ReLU(sum_c Phi(dY / dA)[c] * A[c])`` for each output; (M, C, H, W) is never held at once.
@@ -95,6 +96,8 @@ def gradient_heat_maps(
         max_bytes: bound on temporary memory.
         weigh: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features, in the
             place of the sum of their products; see :mod:`odam_d2.core.cam`.
+        scale: (M,), what the derivative of each output was divided by: for a ``weigh`` that is not
+            linear in it, and takes a third argument (m, 1, 1, 1). Maps stay divided.
 
     Returns:
         (M, H, W) without a graph.
@@ -111,7 +114,8 @@ def gradient_heat_maps(
         if weigh is None:
             maps[index] = (smooth(gradients, sigma) * values[chosen]).sum(dim=1)
         else:
-            maps[index] = weigh(smooth(gradients, sigma), values[chosen])
+            factor = () if scale is None else (scale[index].to(gradients)[:, None, None, None],)
+            maps[index] = weigh(smooth(gradients, sigma), values[chosen], *factor)
     return maps if signed else maps.relu_()
 
 

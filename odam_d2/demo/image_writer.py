@@ -143,13 +143,14 @@ def _write_overlays(
     targets = instance.odam_maps.targets
     heats = instance.odam_maps.dense(*picture.shape[:2])[0]
     box, score = instance.pred_boxes.tensor[0].tolist(), float(instance.scores[0])
-    for target, heat, file in zip(targets, heats, files, strict=True):
-        overlay = draw_explanation(picture, heat, box, target, class_name, score)
+    entries = []
+    saturated = instance.odam_maps.saturated[0].tolist()
+    for target, heat, lost, file in zip(targets, heats, saturated, files, strict=True):
+        overlay = draw_explanation(picture, heat, box, target, class_name, score, lost)
         _write_png(os.path.join(path, file), overlay)
-    return [
-        OverlayEntry(target, describe_target(target, class_name, score), file)
-        for target, file in zip(targets, files, strict=True)
-    ]
+        caption = describe_target(target, class_name, score, lost)
+        entries.append(OverlayEntry(target, caption, file, lost))
+    return entries
 
 
 def _listing(entry: ImageEntry, instances: Instances) -> dict:
@@ -167,6 +168,7 @@ def _listing(entry: ImageEntry, instances: Instances) -> dict:
                     "class": {"id": class_id, "name": detection.class_name},
                     "score": detection.score,
                     "target": overlay.target,
+                    "saturated": overlay.saturated,
                     "stride": float(maps.strides[number]),
                     "level": int(maps.levels[number]),
                     "window": {

@@ -13,7 +13,7 @@ from odam_d2.core.resample import axis_weights, place_windows
 
 __all__ = ["OdamMaps"]
 
-_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels")
+_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated")
 
 
 class OdamMaps:
@@ -36,6 +36,8 @@ class OdamMaps:
         image_sizes (Tensor): (N, 2) integers, (height, width) of the network's input image without
             its padding: the part of the feature map that shows the image.
         levels (Tensor): (N,) integers, index of the feature map among those that the head reads.
+        saturated (Tensor): (N, T) bool, maps that are lost: of a probability so near 0 or 1 that
+            the dtype of the values cannot hold its derivative. Explain the logit then.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class OdamMaps:
         grid_sizes: Tensor,
         image_sizes: Tensor,
         levels: Tensor,
+        saturated: Tensor | None = None,
     ):
         self.targets = tuple(targets)
         self.values = values
@@ -56,6 +59,9 @@ class OdamMaps:
         self.grid_sizes = grid_sizes
         self.image_sizes = image_sizes
         self.levels = levels
+        if saturated is None:
+            saturated = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
+        self.saturated = saturated
         count = len(values)
         if values.dim() != 4 or values.shape[1] != len(self.targets):
             raise ValueError(
@@ -63,7 +69,8 @@ class OdamMaps:
                 f"{self.targets}, not {tuple(values.shape)}"
             )
         for name, shape in (("origins", (2,)), ("grid_sizes", (2,)), ("image_sizes", (2,)),
-                            ("strides", ()), ("levels", ())):  # fmt: skip
+                            ("strides", ()), ("levels", ()),
+                            ("saturated", (len(self.targets),))):  # fmt: skip
             found = tuple(getattr(self, name).shape)
             if found != (count, *shape):
                 raise ValueError(f"{name} must have the shape {(count, *shape)}, not {found}")
@@ -150,7 +157,9 @@ class OdamMaps:
         """The maps of some of the targets, in the order given."""
         targets = [targets] if isinstance(targets, str) else list(targets)
         index = [self.target_index(target) for target in targets]
-        return self._replace(targets, values=self.values[:, index])
+        return self._replace(
+            targets, values=self.values[:, index], saturated=self.saturated[:, index]
+        )
 
     def normalized(self) -> OdamMaps:
         """Each map scaled to a maximum of one: for looking, not for comparing instances."""
@@ -201,7 +210,9 @@ class OdamMaps:
         Returns:
             (N, N) in [0, 1]; zero for a map that is zero everywhere.
         """
-        flat = F.normalize(self.select(target).on_grid(stride).flatten(1), dim=1)
+        # To a peak of one first: squares of maps of a probability near 1 underflow.
+        maps = normalize(self.select(target).on_grid(stride))
+        flat = F.normalize(maps.flatten(1), dim=1)
         return (flat @ flat.t()).clamp(max=1)
 
     def _render(self, axes, shape: Sequence[int]) -> Tensor:

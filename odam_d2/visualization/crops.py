@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import resize
-from .overlay import blend_heat, draw_box, explained_side
+from .overlay import SATURATED, blend_heat, draw_box, explained_side
 from .overview import detection_color
 from .text import fit_text, font
 
@@ -50,11 +50,18 @@ def draw_crops(
     factor = np.array([size[1] / (x2 - x1), size[0] / (y2 - y1)] * 2)
     box = (np.array(box) - (x1, y1, x1, y1)) * factor
     crops = {"": draw_box(picture, box, color=detection_color(number), width=_LINE_WIDTH)}
-    for target, heat in zip(instance.odam_maps.targets, heats.numpy(), strict=True):
+    saturated = instance.odam_maps.saturated[0].tolist()
+    for target, heat, lost in zip(
+        instance.odam_maps.targets, heats.numpy(), saturated, strict=True
+    ):
         part = resize(heat[y1:y2, x1:x2], size)
         shown = blend_heat(picture, part, peak=heat.max())
         shown = draw_box(shown, box, side=explained_side(target), width=_LINE_WIDTH)
-        crops[target] = shown if heat.max() > 0 else _note(shown, "no positive evidence")
+        if lost:
+            shown = _note(shown, SATURATED, below=bool(heat.max() > 0))
+        elif not heat.max() > 0:
+            shown = _note(shown, "no positive evidence")
+        crops[target] = shown
     return crops
 
 
@@ -90,12 +97,12 @@ def _peaks(heats: Tensor) -> np.ndarray:
     return np.stack([index % width, index // width], axis=1) + 0.5
 
 
-def _note(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a line of text in its middle."""
+def _note(picture: np.ndarray, text: str, below: bool = False) -> np.ndarray:
+    """The picture with a line of text in its middle, or at its lower end."""
     out = Image.fromarray(picture)
     face = font(12)
     text = fit_text(text, face, out.width - 8)
-    place = (out.width / 2, out.height / 2)
+    place = (out.width / 2, max(out.height / 2, out.height - 12) if below else out.height / 2)
     draw = ImageDraw.Draw(out)
     draw.text(place, text, (255, 255, 255), face, "mm", stroke_width=2, stroke_fill=(17, 20, 26))
     return np.array(out)

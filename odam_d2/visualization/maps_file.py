@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
+from odam_d2.core.gradients import precise
 from odam_d2.structures import OdamMaps
 
 __all__ = ["load_maps", "save_maps"]
 
-_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels")
+_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated")
 
 
 def save_maps(path: str, instances: Instances) -> None:
@@ -28,12 +29,15 @@ def save_maps(path: str, instances: Instances) -> None:
         "scores": instances.scores,
         "classes": instances.pred_classes,
     }
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
+    # NumPy knows no bfloat16.
+    arrays = {name: precise(tensor.detach()).cpu().numpy() for name, tensor in arrays.items()}
     np.savez_compressed(path, targets=np.array(maps.targets, dtype=np.str_), **arrays)
 
 
 def load_maps(path: str) -> OdamMaps:
     """Read the heat maps that :func:`save_maps` wrote; they render at any size by ``dense``."""
     with np.load(path, allow_pickle=False) as arrays:
-        tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS}
+        # Older files do not say what is saturated.
+        known = [name for name in _TENSORS if name in arrays]
+        tensors = {name: torch.from_numpy(arrays[name]) for name in known}
         return OdamMaps(arrays["targets"].tolist(), **tensors)

@@ -21,6 +21,7 @@ from .text import Color, draw_label
 
 __all__ = [
     "ACCENT",
+    "SATURATED",
     "blend_heat",
     "colorize",
     "describe_target",
@@ -31,6 +32,9 @@ __all__ = [
 
 # The explained side: a colour that the colour map does not have.
 ACCENT: Color = (0, 229, 255)
+SATURATED = "score saturated"
+"""What pictures say of a map that is lost, see :class:`odam_d2.OdamMaps`."""
+
 _LINE: Color = (255, 255, 255)
 _HALO: Color = (17, 20, 26)
 
@@ -51,7 +55,7 @@ def explained_side(target: str) -> str | None:
     return target if target in SIDES else None
 
 
-def describe_target(target: str, class_name: str, score: float) -> str:
+def describe_target(target: str, class_name: str, score: float, saturated: bool = False) -> str:
     """
     One line for people that says what a map explains.
 
@@ -59,8 +63,9 @@ def describe_target(target: str, class_name: str, score: float) -> str:
         target: a target string of :func:`odam_d2.explain`.
         class_name: name of the predicted class.
         score: of the detection, in [0, 1].
+        saturated: whether the map is lost, see :class:`odam_d2.OdamMaps`.
     """
-    found = f"{class_name} {score:.2f}"
+    found = f"{class_name} {score:.2f}" + (f" · {SATURATED}" if saturated else "")
     if target in SIDES:
         return f"{target} side · {found}"
     if target == "class":
@@ -206,6 +211,7 @@ def draw_explanation(
     target: str,
     class_name: str,
     score: float,
+    saturated: bool = False,
 ) -> np.ndarray:
     """
     The picture of one (detection, target): heat map, box, explained side, label.
@@ -216,14 +222,15 @@ def draw_explanation(
         box: (x1, y1, x2, y2) in pixels of ``image``.
         target: what ``heat`` explains, a target string of :func:`odam_d2.explain`.
         class_name, score: of the detection.
+        saturated: see :func:`describe_target`.
 
     Returns:
         A new (H, W, 3) uint8 image.
     """
     heat = _to_array(heat)
     out = draw_box(blend_heat(image, heat), box, side=explained_side(target))
-    text = describe_target(target, class_name, score)
-    if not heat.max() > 0:
+    text = describe_target(target, class_name, score, saturated)
+    if not (heat.max() > 0 or saturated):
         text += " · no positive evidence"
     gap = 3 * line_width(*image.shape[:2]) + 3
     return draw_label(out, text, box, color=ACCENT, gap=gap, avoid=heat)

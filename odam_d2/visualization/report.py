@@ -24,11 +24,15 @@ GENERATOR = '<meta name="generator" content="odam_d2">'
 
 @dataclass(frozen=True)
 class OverlayEntry:
-    """One picture: ``file`` in the folder of its image, and what it shows."""
+    """
+    One picture: ``file`` in the folder of its image, what it shows, and whether that is lost (see
+    :class:`odam_d2.OdamMaps`).
+    """
 
     target: str
     caption: str
     file: str
+    saturated: bool = False
 
 
 @dataclass(frozen=True)

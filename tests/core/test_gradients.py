@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from odam_d2.core import gradients as gradients_module
-from odam_d2.core.gradients import batched_gradients, gradient_heat_maps
+from odam_d2.core.cam import grad_cam
+from odam_d2.core.gradients import batched_gradients, gradient_heat_maps, precise
 from odam_d2.core.heatmap import heat_map
 
 
@@ -162,3 +164,48 @@ def test_one_image_needs_no_index(head, features):
     ours = gradient_heat_maps(outputs, single)
     expected = heat_map(one_by_one(outputs, single)[:, 0], single.detach()[0])
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_scale_is_that_of_each_output_in_any_chunk(head, features):
+    """Every output's own factor, where chunks of vectorised passes hold several."""
+    outputs, image = outputs_of(head, features)
+    factors = torch.arange(1.0, 8, dtype=torch.float64)
+
+    def weigh(gradient, feature, scale):
+        return (scale * gradient).sum(dim=1)
+
+    expected = gradient_heat_maps(
+        outputs, features, image, signed=True, weigh=lambda g, _: g.sum(dim=1)
+    )
+    for max_bytes in (1, 2**14, 2**28):
+        found = gradient_heat_maps(
+            outputs, features, image, signed=True, max_bytes=max_bytes, weigh=weigh, scale=factors
+        )
+        torch.testing.assert_close(found, factors[:, None, None] * expected)
+
+
+def test_a_method_weighs_smoothed_gradients(head, features):
+    """Grad-CAM with the Gaussian: its weights are means of what is left inside the map."""
+    outputs, image = outputs_of(head, features)
+    found = gradient_heat_maps(
+        outputs, features, image, sigma=1.5, signed=True, weigh=grad_cam, max_bytes=1
+    )
+    for row, (output, at) in enumerate(zip(outputs, image.tolist(), strict=True)):
+        (gradient,) = torch.autograd.grad(output, features, retain_graph=True)
+        smoothed = gaussian_filter(
+            gradient[at].numpy(), (0, 1.5, 1.5), mode="constant", radius=(0, 5, 5)
+        )
+        weights = torch.as_tensor(smoothed).mean(dim=(1, 2))
+        expected = torch.einsum("c,chw->hw", weights, features[at].detach())
+        torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(dtype):
+    """All other dtypes stay."""
+    x = torch.tensor([1.5, -2.0], dtype=dtype)
+    assert precise(x).dtype == torch.float32
+    assert precise(x).tolist() == [1.5, -2.0]
+    for other in (torch.float32, torch.float64, torch.int64):
+        same = x.to(other)
+        assert precise(same) is same

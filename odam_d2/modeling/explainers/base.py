@@ -9,7 +9,7 @@ each family says in a file of its own what its head reads and decides. :class:`O
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
+from odam_d2.core.probabilities import Probability, linearised, loses_digits, rescaled
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
 from odam_d2.modeling.d_rise import PROBABILITIES, d_rise_maps
 from odam_d2.modeling.losses import OdamTraining
@@ -168,32 +169,97 @@ class Explainer(ABC):
             boxes: (N, 4), decoded.
             classes: (N,).
         """
+        return self.select_targets(scores, boxes, classes)[0]
+
+    def select_targets(
+        self,
+        scores: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+        closed_form: Callable[[Tensor], tuple[Probability, Sequence[Tensor]]] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        As :meth:`select_values`, in a form in which probabilities near 0 and 1 can be
+        differentiated.
+
+        Args:
+            scores, boxes, classes: as for :meth:`select_values`.
+            closed_form: gets class ids (N,); returns the probabilities of these classes in a form
+                whose derivative is known, and the logits that they are functions of. Without it
+                ``scores`` are differentiated as they were computed.
+
+        Returns:
+            ``values``, ``exponents`` and ``saturated`` of an :class:`Evaluation`. Without a graph
+            there is nothing to differentiate, and values are the targets themselves.
+        """
         sides, columns = outward(boxes), []
         for target in self.parts:
             if target.kind == "side":
-                columns.append(sides[:, target.index])
+                columns.append(_as_computed(sides[:, target.index]))
+                continue
+            label = classes if target.index is None else torch.full_like(classes, target.index)
+            chosen = scores.gather(1, label[:, None]).squeeze(1)
+            if self.settings.score == "logit":
+                columns.append(_as_computed(chosen))
             else:
-                label = classes if target.index is None else classes.new_tensor(target.index)
-                columns.append(scores.gather(1, label.expand(len(scores))[:, None]).squeeze(1))
-        return torch.stack(columns, dim=1)
+                columns.append(_of_probability(chosen, closed_form and closed_form(label)))
+        return tuple(torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
 
-    def pack(self, values: Tensor, **geometry: Tensor) -> OdamMaps:
+    def pack(
+        self,
+        values: Tensor,
+        exponents: Tensor | None = None,
+        saturated: Tensor | None = None,
+        **geometry: Tensor,
+    ) -> OdamMaps:
         """
         Name the maps, and add ``combined`` where it was asked for.
 
         Args:
             values: (N, T, h, w), maps of :attr:`parts`, in that order.
+            exponents, saturated: of the :class:`Evaluation` that they are maps of.
             **geometry: as for ``OdamMaps``.
         """
-        if self.targets == self.parts:
-            return OdamMaps([t.name for t in self.targets], values, **geometry)
-        order = {target.name: number for number, target in enumerate(self.parts)}
-        combined = combine(values)
-        chosen = [
-            combined[:, 0] if target.kind == "combined" else values[:, order[target.name]]
-            for target in self.targets
-        ]
-        return OdamMaps([t.name for t in self.targets], torch.stack(chosen, dim=1), **geometry)
+        maps = values
+        if saturated is None:
+            saturated = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
+        if exponents is not None:
+            maps, lost = rescaled(values, exponents)
+            saturated = saturated | lost
+        if self.targets != self.parts:
+            order = {target.name: number for number, target in enumerate(self.parts)}
+            combined = combine(values)[:, 0], saturated.any(dim=1)
+            chosen = [
+                combined if target.kind == "combined" else (maps[:, at], saturated[:, at])
+                for target, at in ((target, order.get(target.name)) for target in self.targets)
+            ]
+            maps, saturated = (torch.stack(parts, dim=1) for parts in zip(*chosen, strict=True))
+        names = [target.name for target in self.targets]
+        return OdamMaps(names, maps, saturated=saturated, **geometry)
+
+
+def _as_computed(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (N,) that are differentiated as they are, with their exponents and flags."""
+    zeros = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
+    return values, zeros, zeros.bool()
+
+
+def _of_probability(
+    chosen: Tensor, closed: tuple[Probability, Sequence[Tensor]] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    See :meth:`Explainer.select_targets`.
+
+    Args:
+        chosen: (N,) probabilities, as computed.
+        closed: the same in closed form, and the logits; None where that is not known.
+    """
+    if closed is not None and chosen.requires_grad:
+        probability, logits = closed
+        values, exponents = linearised(probability, logits)
+        return values, exponents, torch.zeros_like(exponents, dtype=torch.bool)
+    values, exponents, _ = _as_computed(chosen)
+    return values, exponents, loses_digits(chosen.detach())
 
 
 def register_explainer(model_type: type):

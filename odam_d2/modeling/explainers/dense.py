@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead, Windows
 from odam_d2.core.heatmap import smoothing_radius
+from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import view_of
@@ -74,6 +75,20 @@ class DenseExplainer(HeadExplainer):
             outputs: of each predictor (N, size), before any sigmoid.
             kind: "probability", what detections are ranked by, or "logit".
         """
+
+    def closed_form(
+        self, outputs: list[Tensor], labels: Tensor
+    ) -> tuple[Probability, Sequence[Tensor]] | None:
+        """
+        The probabilities that :meth:`scores` computes in a form whose derivative is right near 0
+        and 1 too, where there is one; see :meth:`select_targets`. Who overrides :meth:`scores`
+        overrides this, or it is not used.
+
+        Args:
+            outputs: as for :meth:`scores`.
+            labels: (N,), class ids.
+        """
+        return None
 
     @property
     def num_classes(self) -> int:
@@ -214,8 +229,7 @@ class DenseExplainer(HeadExplainer):
             values = F.pad(windows.values, (margin,) * 4)
             total = values if total is None else total.add_(values)
             origins = torch.stack([windows.row - margin, windows.column - margin], dim=1)
-        evaluation = Evaluation(*(part.detach() for part in evaluation))
-        return total.relu_(), origins, evaluation
+        return total.relu_(), origins, evaluation.detach()
 
     def forget(self) -> None:
         """Drop what was kept of a batch, before the next one."""
@@ -258,9 +272,15 @@ class DenseExplainer(HeadExplainer):
     def _decide(self, outputs: list[Tensor], reading: Reading) -> Evaluation:
         boxes = self.model.box2box_transform.apply_deltas(outputs[1], reading.origin.boxes)
         scores = self.scores(outputs, self.settings.score)
-        values = self.select_values(scores, boxes, reading.classes)
-        probability = self.scores(outputs, "probability")
-        return Evaluation(values, probability.gather(1, reading.classes[:, None])[:, 0], boxes)
+        known = issubclass(_definer(type(self), "closed_form"), _definer(type(self), "scores"))
+        values, exponents, saturated = self.select_targets(
+            scores,
+            boxes,
+            reading.classes,
+            (lambda labels: self.closed_form(outputs, labels)) if known else None,
+        )
+        probability = self.scores(outputs, "probability").gather(1, reading.classes[:, None])[:, 0]
+        return Evaluation(values, probability, boxes, exponents, saturated)
 
     def _tower_maps(
         self,
@@ -305,3 +325,8 @@ class DenseExplainer(HeadExplainer):
         )
         values[:, used] = windows.values.to(values)
         return windows._replace(values=values)
+
+
+def _definer(explainer: type, method: str) -> type:
+    """The class among an explainer's bases whose method it is."""
+    return next(base for base in explainer.__mro__ if method in vars(base))

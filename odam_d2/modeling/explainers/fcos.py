@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.modeling.meta_arch import FCOS
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from detectron2.structures import Boxes
 from torch import Tensor
+
+from odam_d2.core.probabilities import Probability, geometric_mean, sigmoid
 
 from .base import register_explainer
 from .dense import DenseExplainer
@@ -33,6 +37,13 @@ class FCOSExplainer(DenseExplainer):
     def scores(self, outputs: list[Tensor], kind: str) -> Tensor:
         logits, _, centerness = outputs
         return logits if kind == "logit" else (logits.sigmoid() * centerness.sigmoid()).sqrt()
+
+    def closed_form(
+        self, outputs: list[Tensor], labels: Tensor
+    ) -> tuple[Probability, Sequence[Tensor]]:
+        logits, _, centerness = outputs
+        parts = sigmoid(logits, labels), sigmoid(centerness, torch.zeros_like(labels))
+        return geometric_mean(parts), (logits, centerness)
 
     def nearest(self, boxes: Boxes, anchors: list[Boxes]) -> Tensor:
         """

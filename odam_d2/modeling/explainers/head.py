@@ -188,7 +188,8 @@ class HeadExplainer(Explainer):
         whole = self.settings.method in CAMS
         heat_maps = self.autograd_heat_maps if whole else self.heat_maps
         values, origins, evaluation = heat_maps(reading)
-        return self.pack(values, **self.geometry(reading, origins)), evaluation
+        flags = evaluation.exponents, evaluation.saturated
+        return self.pack(values, *flags, **self.geometry(reading, origins)), evaluation
 
     def geometry(self, reading: Reading, origins: Tensor) -> dict[str, Tensor]:
         """
@@ -241,29 +242,43 @@ class HeadExplainer(Explainer):
             height, width = leaves[finest].shape[-2:]
             total = evaluation.values.new_zeros((len(index), len(self.parts), height, width))
             for level in levels.unique().tolist():
-                maps = [
-                    self.gradient_maps(value[index], leaves[level], reading.image[index])
-                    for value in evaluation.values.T
-                ]
+                maps = self.gradient_maps(evaluation, leaves[level], reading.image, index)
                 ratio = round(self.strides[level] / self.strides[finest])
-                maps, _ = refine_windows(torch.stack(maps, dim=1), origins, ratio)
+                maps, _ = refine_windows(maps, origins, ratio)
                 total += maps[..., :height, :width]
             parts.append((index, total.relu_(), origins))
         values, origins = join_windows(parts, len(reading))
-        return values, origins, Evaluation(*(part.detach() for part in evaluation))
+        return values, origins, evaluation.detach()
 
-    def gradient_maps(self, outputs: Tensor, leaf: Tensor, image: Tensor) -> Tensor:
-        """Signed maps (N, H, W) of N outputs on one feature map."""
+    def gradient_maps(
+        self, evaluation: Evaluation, leaf: Tensor, image: Tensor, index: Tensor | slice
+    ) -> Tensor:
+        """
+        Signed maps (n, T, H, W) of some of N detections on one feature map.
+
+        Args:
+            evaluation: of N detections, with a graph.
+            leaf: (I, C, H, W).
+            image: (N,).
+            index: which detections.
+        """
         settings = self.settings
-        return gradient_heat_maps(
-            outputs,
-            leaf,
-            image,
-            settings.smoothing_sigma,
-            signed=True,
-            max_bytes=settings.max_bytes,
-            weigh=CAMS.get(settings.method),
-        )
+        values, exponents = evaluation.values[index], evaluation.exponents
+        scales = None if exponents is None else torch.exp2(exponents[index])
+        maps = [
+            gradient_heat_maps(
+                values[:, target],
+                leaf,
+                image[index],
+                settings.smoothing_sigma,
+                signed=True,
+                max_bytes=settings.max_bytes,
+                weigh=CAMS.get(settings.method),
+                scale=None if scales is None else scales[:, target],
+            )
+            for target in range(values.shape[1])
+        ]
+        return torch.stack(maps, dim=1)
 
     def _check_same(self, instances: Instances, scores: Tensor, boxes: Tensor) -> None:
         """

@@ -14,6 +14,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.probabilities import Probability, sigmoid, softmax
+from odam_d2.core.probabilities import mean as mean_probability
 from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.losses import OdamTraining
@@ -161,8 +163,7 @@ class RCNNExplainer(HeadExplainer):
             values, origins, evaluation = self._chunk(reading.select(index))
             parts.append((index, values, origins))
             evaluations.append(evaluation)
-        evaluation = Evaluation(*(torch.cat(part) for part in zip(*evaluations, strict=True)))
-        return *join_windows(parts, len(reading)), evaluation
+        return *join_windows(parts, len(reading)), Evaluation.cat(evaluations)
 
     def _chunk_size(self, reading: Reading) -> int:
         """How many instances' pooled gradients fit the memory bound."""
@@ -196,8 +197,31 @@ class RCNNExplainer(HeadExplainer):
         boxes = boxes.view(len(row), -1, 4)
         boxes = boxes[row, reading.classes if boxes.shape[1] > 1 else 0]
         scores = torch.stack(logits).mean(dim=0) if self.settings.score == "logit" else mean
-        values = self.select_values(scores, boxes, reading.classes)
-        return Evaluation(values, mean[row, reading.classes], boxes)
+        values, exponents, saturated = self.select_targets(
+            scores, boxes, reading.classes, lambda labels: self._closed_form(logits, labels)
+        )
+        return Evaluation(values, mean[row, reading.classes], boxes, exponents, saturated)
+
+    def _closed_form(
+        self, logits: Sequence[Tensor], labels: Tensor
+    ) -> tuple[Probability, Sequence[Tensor]] | None:
+        """
+        See :meth:`select_targets`; None for a predictor with its own way from logits to scores.
+
+        Args:
+            logits: of each stage, (N, K + 1).
+            labels: (N,).
+        """
+        of_stages = []
+        for stage, of_stage in zip(self.head.stages, logits, strict=True):
+            predictor = stage.predictor
+            way = getattr(predictor.predict_probs, "__func__", None)
+            if way is not FastRCNNOutputLayers.predict_probs:
+                return None
+            # Not every Detectron2 knows sigmoids there.
+            sigmoids = getattr(predictor, "use_sigmoid_ce", False)
+            of_stages.append((sigmoid if sigmoids else softmax)(of_stage, labels))
+        return mean_probability(of_stages), logits
 
     def _chunk(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
@@ -216,7 +240,6 @@ class RCNNExplainer(HeadExplainer):
                 torch.autograd.grad(value.sum(), pooled, retain_graph=True, allow_unused=True)
                 for value in evaluation.values.T
             ]
-        evaluation = Evaluation(*(part.detach() for part in evaluation))
         windows = [
             self.stage_windows(reading, stage, list(of_stage))
             for stage, of_stage in enumerate(zip(*gradients, strict=True))
@@ -224,7 +247,7 @@ class RCNNExplainer(HeadExplainer):
             if any(gradient is not None for gradient in of_stage)
         ]
         values, origins = add_windows(windows)
-        return values.relu_(), origins, evaluation
+        return values.relu_(), origins, evaluation.detach()
 
     def _groups(
         self, reading: Reading, stage: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -62,14 +63,28 @@ class Evaluation(NamedTuple):
     What a head says of N detections.
 
     Attributes:
-        values: (N, T), the targets.
+        values: (N, T), what is differentiated: the targets, or what ``exponents`` says.
         scores: (N,), probability of each detection's class.
         boxes: (N, 4), XYXY in pixels of the network's input, not clipped.
+        exponents: (N, T), where the derivative of a target is ``2 ** exponent`` times that of its
+            value, see :mod:`odam_d2.core.probabilities`; None for zeros.
+        saturated: (N, T) bool, targets whose derivative is lost in rounding; None for none.
     """
 
     values: Tensor
     scores: Tensor
     boxes: Tensor
+    exponents: Tensor | None = None
+    saturated: Tensor | None = None
+
+    def detach(self) -> Evaluation:
+        return Evaluation(*(None if part is None else part.detach() for part in self))
+
+    @staticmethod
+    def cat(parts: Sequence[Evaluation]) -> Evaluation:
+        """Of several groups of detections by one head."""
+        fields = zip(*parts, strict=True)
+        return Evaluation(*(None if of[0] is None else torch.cat(of) for of in fields))
 
 
 def split_by_image(fields: T, counts: list[int]) -> list[T]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor
+
+from odam_d2.core.probabilities import Probability, sigmoid
 
 from .base import register_explainer
 from .dense import DenseExplainer
@@ -25,3 +29,8 @@ class RetinaNetExplainer(DenseExplainer):
 
     def scores(self, outputs: list[Tensor], kind: str) -> Tensor:
         return outputs[0] if kind == "logit" else outputs[0].sigmoid()
+
+    def closed_form(
+        self, outputs: list[Tensor], labels: Tensor
+    ) -> tuple[Probability, Sequence[Tensor]]:
+        return sigmoid(outputs[0], labels), outputs[:1]

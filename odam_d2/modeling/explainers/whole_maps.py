@@ -28,13 +28,7 @@ def layer_maps(explainer: HeadExplainer, reading: Reading) -> tuple[OdamMaps, Ev
     size = tuple(reading.images.shape[-2:])
     with captured(explainer.model.backbone, explainer.settings.layer, size) as layer:
         evaluation = _evaluate(explainer, reading.images, reading)
-    values = torch.stack(
-        [
-            explainer.gradient_maps(value, layer.feature, reading.image)
-            for value in evaluation.values.T
-        ],
-        dim=1,
-    )
+    values = explainer.gradient_maps(evaluation, layer.feature, reading.image, slice(None))
     return _pack(explainer, reading, values.relu_(), layer.stride, evaluation)
 
 
@@ -76,10 +70,12 @@ def _pack(
     pair = torch.ones_like(image_sizes)
     maps = explainer.pack(
         values,
+        evaluation.exponents,
+        evaluation.saturated,
         origins=torch.zeros_like(pair),
         strides=values.new_full((len(values),), stride),
         grid_sizes=pair * pair.new_tensor(values.shape[-2:]),
         image_sizes=image_sizes,
         levels=torch.zeros_like(reading.image),
     )
-    return maps, Evaluation(*(part.detach() for part in evaluation))
+    return maps, evaluation.detach()
