@@ -6,6 +6,7 @@ import pathlib
 import pytest
 from demo_tool import config, files_in, links, run, save_image
 
+from odam_d2.core.errors import InputError
 from odam_d2.demo import image_writer
 
 pytest_plugins = ["demo_tool"]
@@ -140,6 +141,60 @@ class TestBadInput:
     def test_config(self, capsys, tmp_path):
         arguments = ["--config-file", "no.yaml", "--input", self.image, "--output", self.out]
         assert "'no.yaml' does not exist" in self.complaint(capsys, tmp_path, *arguments)
+
+
+class TestOddPictures:
+    """Each is left out and named, or shown; the others are done."""
+
+    NAMES = ("line\nbreak", "quote'\"<script>alert(1)", "caf\udce9", "x" * 251, "index.html")
+
+    def test_a_folder_of_them(self, tmp_path, capsys, slim):
+        photos, out = tmp_path / "photos", tmp_path / "out"
+        photos.mkdir()
+        for name in (*self.NAMES, "last"):
+            save_image(photos / f"{name}.png", height=20, width=30)
+        save_image(photos / "dot.png", height=1, width=1)
+        save_image(photos / "thin.png", height=1, width=5000)
+        save_image(photos / "tall.png", height=5000, width=1)
+        os.mkfifo(photos / "fifo.png")
+        (photos / "folder.png").mkdir()
+        (photos / "dangling.png").symlink_to(photos / "nothing")
+        (photos / "empty.png").touch()
+        (photos / "text.png").write_text("no picture\n")
+        status, _, err = run(
+            capsys, "--config-file", slim, "--input", photos, "--output", out,
+            "--confidence-threshold", "0", "--max-detections", "1", "--targets", "class",
+        )  # fmt: skip
+        assert status == 1
+        assert err[-1].startswith("error: 7 images were left out: ")
+        left_out = ("dangling", "empty", "fifo", "folder", "tall", "text", "thin")
+        for name in left_out:
+            assert f"photos/{name}.png'" in err[-1]
+        assert err[-1].count("the picture is too thin") == 2
+        done = {"dot", "index.html", "index.html-2", "last", *self.NAMES}
+        assert set(os.listdir(out)) == done
+        page = (out / "index.html").read_text(encoding="utf-8")
+        assert "line?break.png" in page
+        assert "caf?.png" in page
+        assert "<script>" not in page
+        for name in left_out:
+            assert f"{name}.png" in page
+
+    def test_one_that_cannot_be_explained(self, tmp_path, capsys, fake, monkeypatch):
+        images = [save_image(tmp_path / f"{i}.png", width=80 + i) for i in range(3)]
+        explained = fake.__call__
+
+        def picky(self, image):
+            if image.shape[1] == 81:
+                raise InputError("this picture is odd")
+            return explained(self, image)
+
+        monkeypatch.setattr(fake, "__call__", picky)
+        out = tmp_path / "out"
+        status, _, err = run(capsys, *config(tmp_path), "--input", *images, "--output", out)
+        assert (status, len(err)) == (1, 1)
+        assert err[0].startswith(f"error: {images[1]!r}: this picture is odd (the other 2 are in ")
+        assert sorted(os.listdir(out)) == ["0", "2", "index.html"]
 
 
 class TestMisfit:

@@ -33,6 +33,13 @@ class TestInputs:
         assert names_of(folder / "**/d.*") == ["d.png"]
         assert names_of(folder / "notes.txt") == ["notes.txt"]
 
+    def test_a_pattern_leaves_out_folders_only(self, tmp_path):
+        (tmp_path / "folder.png").mkdir()
+        (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing")
+        os.mkfifo(tmp_path / "fifo.png")
+        found = expand_inputs([str(tmp_path / "*.png")])  # what cannot be read is told later
+        assert [os.path.basename(path) for path in found] == ["dangling.png", "fifo.png"]
+
     def test_rotation_by_exif(self, tmp_path):
         for name, mode in (("photo.png", np.uint8), ("deep.png", np.uint16)):
             pixels = np.zeros((6, 9), mode)
@@ -73,3 +80,5 @@ def test_names():
     assert slug("class:traffic light") == "class-traffic-light"
     assert slug("../..") == "unnamed"
     assert len(slug("x" * 300)) == 40
+    longest = "é" * 127 + "x"  # 255 bytes, as long as a name can be
+    assert unique_names([longest] * 2) == [longest, "é" * 126 + "-2"]

@@ -51,6 +51,12 @@ class TestMapper:
         with pytest.raises(UserError, match=rf"^'{path}' cannot be read as an image: "):
             PictureMapper(cfg, False)(entry)
 
+    def test_too_thin_to_be_resized_is_told(self, cfg, tmp_path):
+        cfg.INPUT.MIN_SIZE_TEST = 800  # and at most 1333 wide
+        path = stored(tmp_path / "x.png", np.zeros((1, 5000, 3), np.uint8))
+        with pytest.raises(UserError, match=rf"^'{path}': the picture is too thin"):
+            PictureMapper(cfg, False)({"file_name": path})
+
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_tool_says_so_in_one_line(self, cfg, tmp_path, capsys, workers):
         (tmp_path / "bad.png").touch()

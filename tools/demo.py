@@ -22,7 +22,7 @@ from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders
 from odam_d2.engine import setup_config
 from odam_d2.engine.detector import check_score_threshold
 from odam_d2.errors import UserError, run_tool
-from odam_d2.visualization.report import printable
+from odam_d2.visualization.text import printable
 
 DEFAULT_CONFIG = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))),

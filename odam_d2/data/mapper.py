@@ -1,16 +1,19 @@
 """From entries of a data set to a model's input, with pictures as every tool reads them."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 
+from odam_d2.core.errors import InputError
 from odam_d2.errors import UserError, one_line
 
 from .pictures import PictureHandler, read_picture
 
-__all__ = ["PictureMapper"]
+__all__ = ["PictureMapper", "told_if_too_thin"]
 
 
 class PictureMapper(DatasetMapper):
@@ -23,11 +26,17 @@ class PictureMapper(DatasetMapper):
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
+        """Detectron2's input of an entry. An ``image_id`` of numpy becomes Python's."""
         name = os.fspath(dataset_dict["file_name"])
         try:
-            mapped = super().__call__({**dataset_dict, "file_name": PictureHandler.PREFIX + name})
+            with told_if_too_thin():
+                mapped = super().__call__(
+                    {**dataset_dict, "file_name": PictureHandler.PREFIX + name}
+                )
         except UserError:
             raise
+        except InputError as error:
+            raise UserError(f"{name!r}: {error}") from error
         except SizeMismatchError as error:
             sentence = one_line(error).replace(PictureHandler.PREFIX, "")
             raise UserError(sentence) from error
@@ -38,3 +47,21 @@ class PictureMapper(DatasetMapper):
         if isinstance(mapped.get("image_id"), np.integer):
             mapped["image_id"] = mapped["image_id"].item()  # what evaluators write is JSON
         return mapped
+
+
+@contextlib.contextmanager
+def told_if_too_thin() -> Iterator[None]:
+    """
+    Around the resizing of a picture to the size of a model's input.
+
+    Raises:
+        InputError: the picture is so thin that its shorter side would be 0 pixels.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "must be > 0" not in str(error):  # Pillow's words
+            raise
+        raise InputError(
+            "the picture is too thin: resized for the model, nothing would be left of it"
+        ) from error

@@ -31,7 +31,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathHandler, PathManager
 from detectron2.utils.logger import log_first_n
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from odam_d2.errors import UserError, one_line
 
@@ -122,9 +122,10 @@ def _told(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # decoders of broken files raise anything
-        reason = one_line(error) or type(error).__name__
-        for named in (f"<_io.BufferedReader name={name!r}>", repr(name)):
-            reason = reason.replace(named, "the file")
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its format is not known"
+        else:
+            reason = getattr(error, "strerror", None) or one_line(error) or type(error).__name__
         raise UserError(f"{name!r} cannot be read as an image: {reason}") from error
 
 

@@ -16,8 +16,9 @@ from odam_d2.visualization.contact_sheet import contact_sheet
 from odam_d2.visualization.discrimination import draw_groups
 from odam_d2.visualization.maps_file import save_maps
 from odam_d2.visualization.overlay import describe_target, draw_explanation
-from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry, printable
+from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry
 from odam_d2.visualization.suppressed import draw_suppressed
+from odam_d2.visualization.text import printable
 
 from .names import slug, unique_names
 

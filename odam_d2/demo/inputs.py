@@ -41,7 +41,8 @@ def _expand(name: str) -> list[str]:
     if os.path.exists(name):  # also when its name looks like a pattern
         return [name]
     if glob.has_magic(name):
-        matches = [path for path in sorted(glob.glob(name, recursive=True)) if os.path.isfile(path)]
+        matches = sorted(glob.glob(name, recursive=True))
+        matches = [path for path in matches if not os.path.isdir(path)]
         if not matches:
             raise UserError(f"no file matches {name!r}")
         return matches

@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 
 from odam_d2 import ExplainSettings, UnsupportedModelError, explain
 from odam_d2.core.errors import InputError
+from odam_d2.data.mapper import told_if_too_thin
 from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import build_explainer
@@ -94,7 +95,8 @@ class ExplainingPredictor:
     def _explain(self, image: np.ndarray, settings: ExplainSettings) -> dict:
         height, width = image.shape[:2]
         picture = T.AugInput(image if self.detector.input_format == "RGB" else image[:, :, ::-1])
-        self.detector.resize(picture)
+        with told_if_too_thin():
+            self.detector.resize(picture)
         tensor = torch.as_tensor(picture.image.astype("float32").transpose(2, 0, 1))
         inputs = [{"image": tensor, "height": height, "width": width}]
         fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}

@@ -9,10 +9,12 @@ import numpy as np
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from odam_d2.core.errors import InputError
 from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError
-from odam_d2.visualization.report import GENERATOR, ImageEntry, printable, write_report
+from odam_d2.visualization.report import GENERATOR, ImageEntry, write_report
+from odam_d2.visualization.text import printable
 
 from .image_writer import LISTING, write_image
 from .names import unique_names
@@ -71,7 +73,7 @@ class Demo:
         overlap: IoU above which detections are drawn together, see
             :func:`odam_d2.visualization.discrimination.draw_groups`; None for not.
         done: the images that were finished.
-        unreadable: sentences about the images that could not be read.
+        left_out: sentences about the images that could not be read or explained.
     """
 
     predict: Callable[[np.ndarray], Instances]
@@ -82,12 +84,12 @@ class Demo:
     suppressed: Callable[[np.ndarray], Instances] | None = None
     overlap: float | None = None
     done: list[ImageEntry] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def run(self, paths: Sequence[str]) -> str:
         """
-        Explain the images. Those that cannot be read are left out and reported at the end; the
-        others, and what was finished before Ctrl-C or a failure, are kept and on the page.
+        Explain the images. Those that cannot be read or explained are left out and reported at the
+        end; the others, and what was finished before Ctrl-C or a failure, are kept and on the page.
 
         Args:
             paths: of image files.
@@ -96,7 +98,7 @@ class Demo:
             The path of the page.
 
         Raises:
-            UserError: the output cannot be written to, or images could not be read.
+            UserError: the output cannot be written to, or images were left out.
             KeyboardInterrupt: with a message that says how far it came.
         """
         folders = plan_folders(paths, self.output)
@@ -110,7 +112,7 @@ class Demo:
             ) from None
         except OSError as error:
             raise UserError(f"output {self.output!r} cannot be written to: {error}") from error
-        if self.unreadable:
+        if self.left_out:
             raise UserError(self._complaint(page))
         return page
 
@@ -121,22 +123,25 @@ class Demo:
                 self._explain(path, folder)
         finally:
             if self.done:
-                write_report(page, self.done, subtitle=self.subtitle, notes=self.unreadable)
+                write_report(page, self.done, subtitle=self.subtitle, notes=self.left_out)
 
     def _explain(self, path: str, folder: str) -> None:
         try:
             image = read_picture(path)
+            instances = self.predict(image)
+            candidates = None if self.suppressed is None else self.suppressed(image)
         except UserError as error:
-            self.unreadable.append(str(error))
+            self.left_out.append(str(error))
             return
-        instances = self.predict(image)
+        except InputError as error:
+            self.left_out.append(f"{path!r}: {error}")
+            return
         found, best = len(instances), instances[: self.max_detections]
         if len(best) < found:
             logger.warning(
                 "%s: the best %d of %d detections are drawn (--max-detections)",
                 printable(path), len(best), found,
             )  # fmt: skip
-        candidates = None if self.suppressed is None else self.suppressed(image)
         os.makedirs(self.output, exist_ok=True)
         entry = write_image(
             self.output, folder, path, image, best, self.class_names, found, candidates,
@@ -148,9 +153,9 @@ class Demo:
         self.done.append(entry)
 
     def _complaint(self, page: str) -> str:
-        count = len(self.unreadable)
+        count = len(self.left_out)
         if count == 1:
-            text = self.unreadable[0]
+            text = self.left_out[0]
         else:
-            text = f"{count} images were left out: {'; '.join(self.unreadable)}"
+            text = f"{count} images were left out: {'; '.join(self.left_out)}"
         return f"{text} (the other {len(self.done)} are in {page!r})" if self.done else text

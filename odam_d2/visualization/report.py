@@ -8,12 +8,13 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from .text import printable
+
 __all__ = [
     "GENERATOR",
     "DetectionEntry",
     "ImageEntry",
     "OverlayEntry",
-    "printable",
     "write_page",
     "write_report",
 ]
@@ -72,11 +73,6 @@ class ImageEntry:
     listing: str = "maps.json"
     suppressed: str = ""
     groups: str = ""
-
-
-def printable(text: str) -> str:
-    """``text`` with what is not Unicode (file names can be any bytes) replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def write_report(

@@ -1,20 +1,22 @@
-"""Text on pictures: fonts, and labels that stay inside the image."""
+"""Text that can be shown, and text on pictures: fonts, labels that stay inside the image."""
 
 import functools
 import math
 import os
+import unicodedata
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["draw_label", "fit_text", "font", "label_size"]
+__all__ = ["draw_label", "fit_text", "font", "label_size", "printable"]
 
 Color = tuple[int, int, int]
 
 _PLATE: Color = (17, 20, 26)
 _INK: Color = (255, 255, 255)
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines, paragraphs
 
 
 @functools.cache
@@ -29,11 +31,20 @@ def label_size(height: int, width: int) -> int:
     return max(11, round(math.sqrt(height * width) / 40))
 
 
+def printable(text: str) -> str:
+    """
+    ``text`` in one line, with a question mark for each line break, control character, and byte that
+    is not Unicode: names of files and classes can have them, and not every font can draw them.
+    """
+    return "".join("?" if unicodedata.category(c) in _NOT_SHOWN else c for c in text)
+
+
 def fit_text(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     """
-    Shorten ``text`` with an ellipsis until it is at most ``width`` pixels wide; it becomes empty
-    when not even its first letter fits.
+    Make ``text`` printable, and shorten it with an ellipsis until it is at most ``width`` pixels
+    wide; it becomes empty when not even its first letter fits.
     """
+    text = printable(text)
     if face.getlength(text) <= width:
         return text
     for end in range(len(text) - 1, 0, -1):
