@@ -16,6 +16,7 @@ from detectron2.utils.registry import locate
 
 from odam_d2.errors import UserError, one_line
 
+from .lazy_yaml import load_lazy_yaml
 from .setup import settle_device
 
 __all__ = ["select", "setup_lazy"]
@@ -81,7 +82,10 @@ def _load(config_file: str) -> Mapping:
         raise UserError(f"config file {config_file!r} does not exist")
     importer = builtins.__import__
     try:
-        cfg = LazyConfig.load(config_file)
+        lazy_yaml = config_file.endswith((".yaml", ".yml"))
+        cfg = load_lazy_yaml(config_file) if lazy_yaml else LazyConfig.load(config_file)
+    except UserError:
+        raise
     except Exception as error:  # the file is a program: anything can happen in it
         raise UserError(_complaint(config_file, error)) from error
     finally:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetMapper
 from detectron2.engine import (
@@ -25,8 +24,10 @@ from odam_d2.core.errors import InputError
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError, one_line
 
+from .checkpointer import SafeCheckpointer
 from .checks import check_dataset
 from .lazy_setup import select
+from .proposals import check_proposals
 from .training import nothing_lost
 from .weights import check_weights_exist, checkpoint_errors, load_weights, starting_weights
 
@@ -63,6 +64,7 @@ def check_lazy_run(cfg: Mapping, args: argparse.Namespace) -> None:
     for split in ("test",) if args.eval_only else ("train", "test"):
         for name in dataset_names(cfg, split):
             check_dataset(name)
+        check_proposals(select(cfg, f"dataloader.{split}.dataset.proposal_files") or ())
     check_weights_exist(_starting_weights(cfg, args.resume))
 
 
@@ -119,14 +121,14 @@ def train_lazy(cfg: Mapping, resume: bool) -> None:
     model = create_ddp_model(model, **cfg.train.ddp)
     kind = AMPTrainer if select(cfg, "train.amp.enabled", False) else SimpleTrainer
     trainer = kind(model, loader, optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = SafeCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     trainer.register_hooks(_hooks(cfg, model, checkpointer))
     start = _resume_or_load(cfg, trainer, checkpointer, resume)
     with nothing_lost(trainer, checkpointer, "optimizer.lr"):
         trainer.train(start, cfg.train.max_iter)
 
 
-def _hooks(cfg: Mapping, model: nn.Module, checkpointer: DetectionCheckpointer) -> list:
+def _hooks(cfg: Mapping, model: nn.Module, checkpointer: SafeCheckpointer) -> list:
     """Those of Detectron2's own tool, in its order: writers last, to see what the others say."""
     schedule = build_lazy(cfg.lr_multiplier, "lr_multiplier")
     result = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=schedule)]
@@ -141,7 +143,7 @@ def _hooks(cfg: Mapping, model: nn.Module, checkpointer: DetectionCheckpointer) 
 
 
 def _resume_or_load(
-    cfg: Mapping, trainer: TrainerBase, checkpointer: DetectionCheckpointer, resume: bool
+    cfg: Mapping, trainer: TrainerBase, checkpointer: SafeCheckpointer, resume: bool
 ) -> int:
     """Load what the training starts from; the number of its first iteration."""
     with checkpoint_errors(_starting_weights(cfg, resume)):

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.utils.file_io import PathManager
 
 from odam_d2.config import add_odam_config
 from odam_d2.errors import UserError, one_line
+
+from .safe_yaml import merge_file, read_config
 
 __all__ = ["settle_device", "setup_cfg"]
 
@@ -37,27 +37,26 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_odam_config(cfg)
-    in_file = _merge_file(cfg, config_file) if config_file else {}
+    in_file = {}
+    if config_file:
+        in_file, cfg = _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))
     explicit = "DEVICE" in in_file.get("MODEL", {}) or "MODEL.DEVICE" in opts[0::2]
     cfg.MODEL.DEVICE = settle_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", explicit)
     return cfg
 
 
-def _merge_file(cfg: CfgNode, config_file: str) -> dict:
-    """Merge a file and return its content, bases included."""
-    if not PathManager.isfile(config_file):
-        raise UserError(f"config file {config_file!r} does not exist")
+def _merge_file(cfg: CfgNode, config_file: str) -> tuple[dict, CfgNode]:
+    """A file's content, bases included, and the config with it merged."""
+    content = read_config(config_file)
     try:
-        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
-        cfg.merge_from_file(config_file)
-    except FileNotFoundError as error:
-        raise UserError(f"{config_file}: its _BASE_ {error.filename!r} does not exist") from error
+        return content, merge_file(cfg, config_file)
     except KeyError as error:
         raise UserError(f"{config_file}: {_unknown_key(cfg, error)}") from error
-    except (ValueError, AssertionError, TypeError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        ValueError, AssertionError, TypeError, AttributeError, RecursionError, MemoryError
+    ) as error:  # fmt: skip
         raise UserError(f"{config_file} is not a usable config: {one_line(error)}") from error
-    return content
 
 
 def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
@@ -68,7 +67,7 @@ def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
             cfg.merge_from_list([key, value])
         except (KeyError, AssertionError) as error:
             raise UserError(_unknown_key(cfg, error, key)) from error
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
             raise UserError(f"{key} cannot be {value!r}: {one_line(error)}") from error
 
 

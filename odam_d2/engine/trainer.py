@@ -1,5 +1,7 @@
 """Detectron2's default trainer with evaluators, and nothing lost on Ctrl-C."""
 
+import weakref
+
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
@@ -10,8 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 
+from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
+from .proposals import check_proposals
 from .training import nothing_lost
 from .weights import checkpoint_errors, starting_weights
 
@@ -42,6 +46,8 @@ class Trainer(DefaultTrainer):
         As in Detectron2, with pictures as every tool reads them, and a :class:`UserError` where
         there is nothing to train on.
         """
+        if cfg.MODEL.LOAD_PROPOSALS:
+            check_proposals(cfg.DATASETS.PROPOSAL_FILES_TRAIN)
         try:
             return build_detection_train_loader(cfg, mapper=PictureMapper(cfg, True))
         except AssertionError as error:
@@ -53,6 +59,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """As in Detectron2, with pictures as every tool reads them."""
+        if cfg.MODEL.LOAD_PROPOSALS:
+            check_proposals(cfg.DATASETS.PROPOSAL_FILES_TEST)
         return build_detection_test_loader(cfg, dataset_name, mapper=PictureMapper(cfg, False))
 
     @classmethod
@@ -72,7 +80,13 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks."""
+        """
+        Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks. They save
+        by a checkpointer that reads files as data, in the place of Detectron2's.
+        """
+        self.checkpointer = SafeCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         found = super().build_hooks()
         node = self.cfg.MODEL.get("ODAM")
         if node is not None and node.LOSS.NAME and node.LOSS.VIS_PERIOD > 0:

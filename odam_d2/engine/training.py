@@ -3,17 +3,18 @@
 import contextlib
 from collections.abc import Iterator
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import TrainerBase
 
 from odam_d2.errors import UserError, one_line
+
+from .checkpointer import SafeCheckpointer
 
 __all__ = ["nothing_lost"]
 
 
 @contextlib.contextmanager
 def nothing_lost(
-    trainer: TrainerBase, checkpointer: DetectionCheckpointer, rate_key: str
+    trainer: TrainerBase, checkpointer: SafeCheckpointer, rate_key: str
 ) -> Iterator[None]:
     """
     Around a training: on Ctrl-C, what was trained so far is saved first, so that ``--resume``
@@ -38,7 +39,7 @@ def nothing_lost(
         raise KeyboardInterrupt(_save(trainer, checkpointer)) from None
 
 
-def _save(trainer: TrainerBase, checkpointer: DetectionCheckpointer) -> str:
+def _save(trainer: TrainerBase, checkpointer: SafeCheckpointer) -> str:
     """Save a checkpoint in the middle of an iteration; say up to where it goes."""
     trainer.iter -= 1  # the iteration under way is repeated when resuming
     if trainer.iter < trainer.start_iter:

@@ -11,6 +11,8 @@ from torch import nn
 from odam_d2.errors import UserError, one_line
 from odam_d2.model_zoo.handler import OdamHandler
 
+from .checkpointer import SafeCheckpointer
+
 __all__ = ["check_weights_exist", "checkpoint_errors", "load_weights", "starting_weights"]
 
 
@@ -37,10 +39,16 @@ def checkpoint_errors(weights: str) -> Iterator[None]:
     """Turn what loading a bad checkpoint may raise into a :class:`UserError` that names it."""
     try:
         yield
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise UserError(f"{weights!r} is not a checkpoint that can be read ({error!r})") from error
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"weights {weights!r} cannot be read: {one_line(error)}") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{weights!r} is not a checkpoint that can be read: {one_line(error)}"
+        ) from error
+    except Exception as error:  # what Detectron2 makes of content that is no checkpoint
+        raise UserError(f"{weights!r} is not a checkpoint that can be read ({error!r})") from error
 
 
 def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> None:
@@ -67,8 +75,8 @@ def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> 
     _refuse_misfit(weights, checkpointer.incompatible)
 
 
-class _RecordingCheckpointer(DetectionCheckpointer):
-    """Keeps what did not fit, which :class:`DetectionCheckpointer` only logs."""
+class _RecordingCheckpointer(SafeCheckpointer):
+    """Keeps what did not fit, which Detectron2's only logs."""
 
     incompatible = None
 
