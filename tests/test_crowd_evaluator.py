@@ -18,14 +18,16 @@ from odam_d2.evaluation.crowd import CrowdImage, crowd_metrics
 NAME = "crowd_evaluator_test"
 
 
-def annotation(box, category=0, iscrowd=0):
-    return {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category, "iscrowd": iscrowd}
+def annotation(box, category=0, **more):
+    return {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category, **more}
 
 
 ENTRIES = [
-    # Two that overlap by 2/3, one alone of the other category, and a region.
+    # Two that overlap by 2/3, one alone of the other category, and a region. Only some say that
+    # they are no crowd.
     {"image_id": 7, "annotations": [
-        annotation([0, 0, 10, 20]), annotation([2, 0, 12, 20]), annotation([60, 0, 80, 20], 1),
+        annotation([0, 0, 10, 20]), annotation([2, 0, 12, 20], iscrowd=0),
+        annotation([60, 0, 80, 20], 1),
         annotation([100, 0, 200, 50], 0, iscrowd=1)]},
     {"image_id": 3, "annotations": [annotation([0, 0, 10, 20], 1)]},
     {"image_id": 9, "annotations": []},

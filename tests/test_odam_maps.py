@@ -127,8 +127,10 @@ def test_indexing_and_cat_keep_every_field():
     again = OdamMaps.cat([maps[:1], maps[1:]])
     assert torch.equal(again.saturated, maps.saturated)
     torch.testing.assert_close(again.dense(30, 40), maps.dense(30, 40))
-    with pytest.raises(IndexError, match="instance 3 asked of 3"):
-        maps[3]
+    assert torch.equal(maps[-3].values, maps.values[:1])
+    for item in (3, 4, -4):
+        with pytest.raises(IndexError, match=f"instance {item} asked of 3"):
+            maps[item]
 
 
 def test_saturated_is_of_a_target_and_optional():

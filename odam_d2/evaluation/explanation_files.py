@@ -147,7 +147,7 @@ def _plot(rows: Mapping[str, Rows], path: Path) -> None:
 
 
 def _bars(axis: plt.Axes, rows: Mapping[str, Rows], metrics: Sequence[str]) -> None:
-    width = 0.8 / max(1, len(rows))
+    width = 0.8 / len(rows)
     for number, (method, of_method) in enumerate(rows.items()):
         for place, metric in enumerate(metrics):
             values = _values(of_method, metric)
@@ -164,7 +164,7 @@ def _bars(axis: plt.Axes, rows: Mapping[str, Rows], metrics: Sequence[str]) -> N
     axis.set_ylabel("%", fontsize=8)
     axis.set_ylim(0, 118)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, frameon=False, ncols=max(1, len(rows)), loc="upper left")
+    axis.legend(fontsize=8, frameon=False, ncols=len(rows), loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -102,9 +102,12 @@ def test_no_boxes():
     assert origins.shape == (0, 2)
 
 
-def test_a_box_inside_out_pools_zeros():
-    boxes = torch.tensor([[12.0, 12.0, 8.0, 9.0]])
-    assert not roi_align(torch.ones(3, *GRID), boxes, RoIAlignSpec((2, 2), 1 / 4)).any()
+@pytest.mark.parametrize("box", [[12.0, 12, 8, 9], [40.0, 30, 4, 2]])
+def test_a_box_inside_out_pools_zeros(box):
+    """A little, and by so many cells that the number of samples would be negative."""
+    pooled = roi_align(torch.ones(3, *GRID), torch.tensor([box]), RoIAlignSpec((2, 2), 1 / 4))
+    assert pooled.shape == (1, 3, 2, 2)
+    assert not pooled.any()
 
 
 def test_differentiates_twice():

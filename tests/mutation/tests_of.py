@@ -70,7 +70,7 @@ TESTS = {
     ],
     "odam_d2/analysis/error_types.py": ["tests/test_error_types.py", "tests/test_ap_costs.py"],
     "odam_d2/analysis/*": ["tests/test_explained_errors.py", "tests/test_analyze_errors.py"],
-    "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes.py"],
+    "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes_draws.py", "tests/test_crowdshapes.py"],
     "odam_d2/data/*": [
         "tests/test_datasets.py",
         "tests/test_crowdhuman.py",
