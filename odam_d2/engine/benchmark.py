@@ -119,13 +119,16 @@ def _build(case: BenchmarkCase) -> _Work:
         state = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
         plain, ours = (view_of(view, _Spread, **state) for view in (plain, ours))
     inputs = [{"image": image}]
-    remembered = {
-        name: view_of(getattr(model, name), _Remembering, odam_outputs=[])
-        for name in ("backbone", "proposal_generator")
-        # A layer of the backbone is explained by running the backbone.
-        if getattr(model, name, None) is not None and not explainer.settings.layer
-    }
-    views = [plain, ours, *(view_of(view, children=remembered) for view in (plain, ours))]
+    views = [plain, ours]
+    # A layer of the backbone is explained by running the backbone.
+    names = [] if explainer.settings.layer else ["backbone", "proposal_generator"]
+    outputs = {name: [] for name in names if getattr(model, name, None) is not None}
+    for view in (plain, ours):
+        remembered = {
+            name: view_of(getattr(view, name), _Remembering, odam_outputs=of_part)
+            for name, of_part in outputs.items()
+        }
+        views.append(view_of(view, children=remembered))
     return _Work(*(functools.partial(view, inputs) for view in views), explainer)
 
 

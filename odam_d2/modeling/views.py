@@ -1,13 +1,18 @@
 """Views of modules: the same parameters and buffers, with a few methods overridden."""
 
 import copy
+from collections import OrderedDict
+from collections.abc import Iterator, MutableSequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["view_of", "with_replaced"]
+__all__ = ["Call", "class_name", "own_parts", "view_of", "watched", "with_replaced"]
 
 M = TypeVar("M", bound=nn.Module)
+
+_KNOWN = ("detectron2", "odam_d2", "torch")
 
 
 def view_of(
@@ -25,7 +30,7 @@ def view_of(
     Detectron2 forgets what explaining needs (which proposal, which anchor a detection came from).
     Overriding a method on a view brings it back without a patch: the user's module is not
     touched, and a subclass of the user's keeps its own overrides, since the view's class derives
-    from it.
+    from it, and bears its name.
 
     Args:
         module: the module to view. It must not be scripted.
@@ -39,14 +44,113 @@ def view_of(
     # The dict of children would be shared, and with it every replacement.
     view.__dict__["_modules"] = {**module._modules, **(children or {})}
     if mixin is not None:
-        name = f"{mixin.__name__.lstrip('_')}{type(module).__name__}"
-        view.__class__ = type(name, (mixin, type(module)), {"__module__": __name__})
+        view.__class__ = _derived(mixin, type(module))
     if writes_to is not None:
-        view.__class__ = type(type(view).__name__, (_WritesThrough, type(view)), {})
+        view.__class__ = _derived(_WritesThrough, type(view))
         state["odam_writes_to"] = writes_to
     for key, value in state.items():
         object.__setattr__(view, key, value)
     return view
+
+
+def _derived(mixin: type, base: type) -> type:
+    """A class in front of a user's, under the name that the user knows."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (mixin, base), names)
+
+
+def class_name(thing: nn.Module | type) -> str:
+    """
+    A class as the user knows it. Those of other projects have their module with them: theirs may
+    have the name of one of Detectron2's, such as ``FCOS``.
+    """
+    cls = thing if isinstance(thing, type) else type(thing)
+    known = cls.__module__.partition(".")[0] in _KNOWN
+    return cls.__name__ if known else f"{cls.__module__}.{cls.__name__}"
+
+
+def own_parts(model: nn.Module, *heads: nn.Module) -> str:
+    """The name of a model with those of the classes among its heads that are the user's own."""
+    own = {}
+    for head in heads:
+        own[class_name(head)] = None
+        for part in head.children():
+            own |= dict.fromkeys(_outermost(part))
+    own = [name for name in own if "." in name]
+    return f"{class_name(model)} with {', '.join(own)}" if own else class_name(model)
+
+
+def _outermost(part: nn.Module) -> list[str]:
+    """A user's own class, or those that are in a part of another project."""
+    name = class_name(part)
+    return [name] if "." in name else [n for child in part.children() for n in _outermost(child)]
+
+
+@dataclass
+class Call:
+    """
+    One call of a watched module.
+
+    Attributes:
+        args, kwargs: what it was given.
+        output: what it returned.
+        versions: for each tensor in them by its id, the tensor, and its version when it was seen.
+    """
+
+    args: tuple
+    kwargs: dict
+    output: object = None
+    versions: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+
+    def see(self, values: object) -> None:
+        for tensor in _tensors(values):
+            self.versions[id(tensor)] = (tensor, _version(tensor))
+
+    def unchanged(self, values: object) -> bool:
+        """Whether these tensors, of the call, have not been written to in place since."""
+        return all(self.versions[id(t)][1] == _version(t) for t in _tensors(values))
+
+
+def watched(module: M, calls: MutableSequence[Call], **options) -> M:
+    """
+    A view of a module that adds a :class:`Call` to ``calls`` whenever it is called. Hooks do it,
+    which only the view has, so that it works for every class, also for compiled modules.
+
+    Args:
+        **options: as for :func:`view_of`.
+    """
+
+    def before(_module, args, kwargs):
+        call = Call(args, kwargs)
+        call.see((args, kwargs))
+        calls.append(call)
+
+    def after(_module, _args, _kwargs, output):
+        calls[-1].output = output
+        calls[-1].see(output)
+
+    view = view_of(module, **options)
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        for hooks in (name, f"{name}_with_kwargs"):
+            view.__dict__[hooks] = OrderedDict(getattr(module, hooks))
+    # The last of the user's hooks has its say before, and after.
+    view.register_forward_pre_hook(before, with_kwargs=True)
+    view.register_forward_hook(after, with_kwargs=True)
+    return view
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def with_replaced(module: M, replacements: dict[nn.Module, nn.Module]) -> M:

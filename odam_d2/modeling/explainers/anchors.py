@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
 from odam_d2.core.dense_windows import OutputCells
+from odam_d2.modeling.views import class_name
 
 from .base import GENERAL_WAY, UnsupportedModelError
 
@@ -39,7 +40,7 @@ class TracedDecoding:
         anchor, label = candidates[best].unbind(1)
         if not (torch.equal(label, found.pred_classes) and torch.equal(values, found.scores)):
             raise UnsupportedModelError(
-                f"{type(self).__name__} chooses its candidates in its own way, so the anchors of "
+                f"{class_name(self)} chooses its candidates in its own way, so the anchors of "
                 f"its detections are not known; {GENERAL_WAY}"
             )
         level = torch.full_like(anchor, next(self.odam_levels))

@@ -23,7 +23,7 @@ from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
 from odam_d2.modeling.d_rise import PROBABILITIES, d_rise_maps
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import class_name, view_of
 from odam_d2.structures import OdamMaps
 
 __all__ = [
@@ -138,7 +138,7 @@ class Explainer(ABC):
             UnsupportedModelError: the maps of this model cannot be trained.
         """
         raise UnsupportedModelError(
-            f"{type(self.model).__name__} is explained by {type(self).__name__}, which cannot "
+            f"{class_name(self.model)} is explained by {type(self).__name__}, which cannot "
             "train heat maps: leave MODEL.ODAM.LOSS.NAME empty"
         )
 
@@ -277,8 +277,8 @@ def build_explainer(model: nn.Module, settings: ExplainSettings) -> Explainer:
     for base in type(model).__mro__:
         if base in _EXPLAINERS:
             return _EXPLAINERS[base](model, settings)
-    known = ", ".join(sorted(base.__name__ for base in _EXPLAINERS))
+    known = ", ".join(sorted(class_name(base) for base in _EXPLAINERS))
     raise UnsupportedModelError(
-        f"no explainer for the model type {type(model).__name__}; there are explainers for "
+        f"no explainer for the model type {class_name(model)}; there are explainers for "
         f"{known}, and any other model can be explained too: {GENERAL_WAY}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,18 +19,16 @@ from odam_d2.modeling.d_rise import PROBABILITIES
 from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.losses import Labels, Positives
 from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.views import Call, own_parts, watched
 from odam_d2.structures import OdamMaps
 
-from .base import GENERAL_WAY, Explainer, UnsupportedModelError
+from .base import Explainer
+from .checks import BACKBONE_LOST, check_backbone, check_decisions, rounding
 from .reading import Evaluation, Reading, split_by_image
 from .suppression import choose_among
 from .whole_maps import input_gradient_maps, layer_maps
 
 __all__ = ["HeadExplainer"]
-
-# How far a score or, relative to the image, a box may move when a head runs again on the detections
-# alone. Rounding stays far below; a head that is not the one we think goes far beyond.
-_SAME = 1e-2
 
 
 class HeadExplainer(Explainer):
@@ -44,8 +43,14 @@ class HeadExplainer(Explainer):
 
     def __init__(self, model: nn.Module, settings: ExplainSettings):
         super().__init__(model, settings)
+        self.backbone_calls: deque[Call] = deque(maxlen=1)
         if settings.layer:
             find_layer(model.backbone, settings.layer)  # a wrong name is answered at once
+
+    @property
+    def name(self) -> str:
+        """The model, and those of its parts that are the user's own, for error messages."""
+        return own_parts(self.model)
 
     @property
     @abstractmethod
@@ -89,6 +94,10 @@ class HeadExplainer(Explainer):
             return f"autograd at {self.settings.layer}"
         return "autograd" if self.settings.method in CAMS else self.head_way
 
+    def watched_backbone(self) -> nn.Module:
+        """The backbone, for a view of the model: what it reads and returns is kept."""
+        return watched(self.model.backbone, self.backbone_calls)
+
     def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         """
         Heat maps on the features that the head read, for N > 0 detections.
@@ -103,15 +112,17 @@ class HeadExplainer(Explainer):
     def explain_detections(self, reading: Reading, instances: list[Instances]) -> None:
         """Set the field ``odam_maps`` of detections, one ``Instances`` for each image."""
         if self.settings.method == "d_rise":  # the maps come last, see :meth:`finish`
-            probabilities = split_by_image(self.class_probabilities(reading), reading.counts())
+            probabilities = self.class_probabilities(reading)
+            scores = probabilities.gather(1, reading.classes[:, None]).squeeze(1)
+            boxes = torch.cat([found.pred_boxes.tensor for found in instances])
+            self.check_same(reading, instances, scores, boxes)
+            probabilities = split_by_image(probabilities, reading.counts())
             for found, part in zip(instances, probabilities, strict=True):
                 found.set(PROBABILITIES, part)
             return
         maps, evaluation = self._maps(reading)
-        counts = reading.counts()
-        parts = (split_by_image(x, counts) for x in (maps, evaluation.scores, evaluation.boxes))
-        for found, part, scores, boxes in zip(instances, *parts, strict=True):
-            self._check_same(found, scores, boxes)
+        self.check_same(reading, instances, evaluation.scores, evaluation.boxes)
+        for found, part in zip(instances, split_by_image(maps, reading.counts()), strict=True):
             found.odam_maps = part
 
     def explain_boxes(
@@ -166,7 +177,10 @@ class HeadExplainer(Explainer):
         """
         nms = self.settings.nms
         asked = nms.needs_maps or self.settings.record
-        maps = self.comparing._maps(reading)[0] if asked else None
+        maps = None
+        if asked:
+            maps, evaluation = self.comparing._maps(reading)
+            self.check_same(reading, candidates, evaluation.scores, evaluation.boxes)
         chosen, rows, records = choose_among(candidates, nms, maps, iou_thresh, most)
         if self.settings.record:
             self.records = records
@@ -280,24 +294,27 @@ class HeadExplainer(Explainer):
         ]
         return torch.stack(maps, dim=1)
 
-    def _check_same(self, instances: Instances, scores: Tensor, boxes: Tensor) -> None:
+    def check_features(self, images: ImageList, features: dict[str, Tensor]) -> None:
         """
-        Refuse to explain when running the head again does not give the detections' scores and
-        boxes: the maps would be of something else.
+        Refuse to explain when these, of the head, are not what the backbone of :meth:`view`
+        returned, or not of these images.
         """
-        if not len(instances):
-            return
-        again, found = Boxes(boxes.clone()), instances.pred_boxes.clone()
-        # Not every detector has clipped its boxes at this point.
-        again.clip(instances.image_size)
-        found.clip(instances.image_size)
-        size = max(instances.image_size)
-        moved = (again.tensor - found.tensor).abs().max() / size
-        changed = (scores - instances.scores).abs().max()
-        if not (moved < _SAME and changed < _SAME):
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__}'s detections do not come from the head that "
-                f"{type(self).__name__} explains (scores differ by {changed:.3g}, boxes by "
-                f"{moved * size:.3g} pixels): its own heads change them, so no map is given; "
-                f"{GENERAL_WAY}"
-            )
+        again = self.settings.layer or self.settings.method == "input_gradient"
+        read = images.tensor if again else None
+        check_backbone(self.name, self.backbone_calls, features, read)
+
+    def check_same(
+        self, reading: Reading, instances: Sequence[Instances], scores: Tensor, boxes: Tensor
+    ) -> None:
+        """
+        Refuse to explain detections of which the explained head says something else.
+
+        Args:
+            scores, boxes: (N,) and (N, 4), what it says of the detections of all images.
+        """
+        tolerance = rounding(reading.features[0])
+        if self.settings.layer or self.settings.method == "input_gradient":
+            tolerance *= BACKBONE_LOST
+        split = (split_by_image(x, reading.counts()) for x in (scores, boxes))
+        for found, *of_image in zip(instances, *split, strict=True):
+            check_decisions(self.name, type(self).__name__, found, *of_image, tolerance)

@@ -5,7 +5,7 @@ Box heads that see one pooled feature for each proposal: what an R-CNN must prov
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -17,17 +17,17 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Call, class_name, view_of, watched
 
 from .base import GENERAL_WAY, UnsupportedModelError
 
 __all__ = [
-    "POOLED",
     "PROPOSALS",
+    "ROWS",
     "PooledHead",
     "Regions",
     "Stage",
-    "TracedHead",
+    "Trace",
     "finite_rows",
     "pooled_head",
 ]
@@ -35,8 +35,70 @@ __all__ = [
 PROPOSALS = "odam_proposals"
 """Field of traced detections: (N, S, 4), the box that was pooled for each of the S stages."""
 
-POOLED = "odam_pooled"
-"""Field of traced detections, where it was cheap to keep: (N, S, C, R, R), what was pooled."""
+ROWS = "odam_rows"
+"""Field of traced detections, where there is a :class:`Trace`: (N,), their rows in it."""
+
+
+@dataclass
+class Trace:
+    """
+    What ROI heads read of the batch at hand, as views of their parts tell.
+
+    Attributes:
+        calls: for each of the S stages, the calls of the module that reads pooled features. Calls
+            that follow each other read the proposals in their order.
+        boxes: (R, S, 4), the boxes of what was read, of all images, in pieces.
+    """
+
+    calls: list[list[Call]]
+    boxes: list[Tensor] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.boxes.clear()
+        for of_stage in self.calls:
+            of_stage.clear()
+
+    def add(self, name: str, boxes: Tensor) -> int:
+        """
+        The first row of proposals whose predictions are there now.
+
+        Args:
+            name: of the ROI heads.
+            boxes: (R, S, 4), of all images.
+
+        Raises:
+            UnsupportedModelError: each stage should have read one pooled feature for each of them.
+        """
+        start = sum(len(piece) for piece in self.boxes)
+        for of_stage in self.calls:
+            reads = [call.args[0] for call in of_stage if len(call.args) == 1 and not call.kwargs]
+            plain = len(reads) == len(of_stage) and all(isinstance(x, Tensor) for x in reads)
+            if not plain or sum(len(x) for x in reads) != start + len(boxes):
+                raise UnsupportedModelError(
+                    f"{name}: its box head does not read one pooled feature for each proposal, and "
+                    f"nothing else; {GENERAL_WAY}"
+                )
+        self.boxes.append(boxes)
+        return start
+
+    def pooled(self, stage: int, rows: Tensor) -> Tensor | None:
+        """What a stage read in some rows, (n, C, R, S); None where it is not there any more."""
+        if not self.calls[stage]:
+            return None
+        parts, start = [], 0
+        for call in self.calls[stage]:
+            (read,) = call.args
+            if not call.unchanged(read):
+                return None
+            here = ((rows >= start) & (rows < start + len(read))).nonzero().squeeze(1)
+            start += len(read)
+            if len(here) == len(rows):
+                return read[rows - (start - len(read))]
+            parts.append((here, read[rows[here] - (start - len(read))]))
+        out = parts[0][1].new_empty((len(rows), *parts[0][1].shape[1:]))
+        for here, values in parts:
+            out[here] = values
+        return out
 
 
 class Regions(NamedTuple):
@@ -45,14 +107,24 @@ class Regions(NamedTuple):
 
     Attributes:
         boxes: (N, S, 4), XYXY in pixels of the network's input.
-        pooled: (N, S, C, R, R), or None: to be pooled again.
+        rows: (N,), where it was read; None where that is not known.
+        trace: of what was read; None likewise.
     """
 
     boxes: Tensor
-    pooled: Tensor | None = None
+    rows: Tensor | None = None
+    trace: Trace | None = None
 
     def select(self, index: Tensor) -> Regions:
-        return Regions(self.boxes[index], None if self.pooled is None else self.pooled[index])
+        rows = None if self.rows is None else self.rows[index]
+        return Regions(self.boxes[index], rows, self.trace)
+
+    def pooled(self) -> list[Tensor] | None:
+        """What each stage read, (N, C, R, S); None where it is to be pooled again."""
+        if self.trace is None:
+            return None
+        read = [self.trace.pooled(stage, self.rows) for stage in range(self.boxes.shape[1])]
+        return None if any(x is None for x in read) else read
 
 
 class Stage(NamedTuple):
@@ -60,8 +132,8 @@ class Stage(NamedTuple):
     One prediction from pooled features; a cascade has several.
 
     Attributes:
-        predict: (N, C, R, S) pooled features to the predictions of ``predictor``. Row i must
-            depend on pooled feature i alone.
+        predict: (N, C, R, S) pooled features to the predictions of ``predictor``: logits, box
+            deltas, and what else there is. Row i must depend on pooled feature i alone.
         predictor: turns predictions into probabilities and boxes.
     """
 
@@ -80,13 +152,15 @@ class PooledHead:
         pooler: pools them, for every stage.
         stages: from first to last.
         traced: a view of the ROI heads whose detections have the field :data:`PROPOSALS`, and
-            perhaps :data:`POOLED`.
+            with a trace :data:`ROWS`.
+        trace: what the view tells; None for nothing, so that everything is pooled again.
     """
 
     in_features: list[str]
     pooler: ROIPooler
     stages: Sequence[Stage]
     traced: nn.Module
+    trace: Trace | None = None
 
     def __post_init__(self):
         parts = [(self.pooler, ROIPooler)]
@@ -94,13 +168,13 @@ class PooledHead:
         for part, kind in parts:
             if not isinstance(part, kind):
                 raise UnsupportedModelError(
-                    f"{type(part).__name__} is not a {kind.__name__}, the only kind of its sort "
+                    f"{class_name(part)} is not a {kind.__name__}, the only kind of its sort "
                     f"that is explained by itself; {GENERAL_WAY}"
                 )
         for layer in self.pooler.level_poolers:
             if type(layer) is not ROIAlign:
                 raise UnsupportedModelError(
-                    f"the pooler uses {type(layer).__name__}; only ROIAlign and ROIAlignV2 are "
+                    f"the pooler uses {class_name(layer)}; only ROIAlign and ROIAlignV2 are "
                     f"explained by themselves (MODEL.ROI_BOX_HEAD.POOLER_TYPE); {GENERAL_WAY}"
                 )
 
@@ -161,81 +235,83 @@ def pooled_head(roi_heads: nn.Module) -> PooledHead:
         UnsupportedModelError: nobody registered this type of ROI heads.
     """
     raise UnsupportedModelError(
-        f"ROI heads of type {type(roi_heads).__name__} are not explained by themselves; "
-        f"{GENERAL_WAY}"
+        f"ROI heads of type {class_name(roi_heads)} are not explained by themselves; {GENERAL_WAY}"
     )
 
 
 @pooled_head.register
 def _(roi_heads: StandardROIHeads) -> PooledHead:
-    return PooledHead(
-        in_features=roi_heads.box_in_features,
-        pooler=roi_heads.box_pooler,
-        stages=[
-            Stage(
-                lambda pooled: roi_heads.box_predictor(roi_heads.box_head(pooled)),
-                roi_heads.box_predictor,
-            )
-        ],
-        traced=_with_traced_predictor(roi_heads, box_head=roi_heads.box_head),
+    return _one_stage(
+        roi_heads,
+        roi_heads.box_in_features,
+        roi_heads.box_pooler,
+        lambda pooled: roi_heads.box_predictor(roi_heads.box_head(pooled)),
+        "box_head",
     )
 
 
 @pooled_head.register
 def _(roi_heads: Res5ROIHeads) -> PooledHead:
-    return PooledHead(
-        in_features=roi_heads.in_features,
-        pooler=roi_heads.pooler,
-        stages=[
-            Stage(
-                lambda pooled: roi_heads.box_predictor(roi_heads.res5(pooled).mean(dim=[2, 3])),
-                roi_heads.box_predictor,
-            )
-        ],
-        traced=_with_traced_predictor(roi_heads),
+    return _one_stage(
+        roi_heads,
+        roi_heads.in_features,
+        roi_heads.pooler,
+        lambda pooled: roi_heads.box_predictor(roi_heads.res5(pooled).mean(dim=[2, 3])),
+        "res5",
     )
 
 
-def _with_traced_predictor(roi_heads: nn.Module, **heads: nn.Module) -> nn.Module:
+def _one_stage(
+    roi_heads: nn.Module, in_features: list[str], pooler: ROIPooler, predict: Callable, reader: str
+) -> PooledHead:
     """
     Args:
-        **heads: the child that reads pooled features, by its name, where they are to be kept. What
-            Res5ROIHeads pool is 16 times as much: that is pooled again for the survivors.
+        reader: the name of the child that reads pooled features.
     """
-    read: list[Tensor] = []
-    children = {name: view_of(head, TracedHead, odam_read=read) for name, head in heads.items()}
-    predictor = view_of(roi_heads.box_predictor, _TracedPredictor, odam_read=read)
-    return view_of(roi_heads, children={**children, "box_predictor": predictor})
-
-
-class TracedHead:
-    """Mixin for a box head: the pooled features that it reads are added to ``odam_read``."""
-
-    def forward(self, x):
-        self.odam_read.append(x)
-        return super().forward(x)
+    trace = Trace([[]])
+    head = watched(getattr(roi_heads, reader), trace.calls[0])
+    predictor = view_of(
+        roi_heads.box_predictor,
+        _TracedPredictor,
+        odam_trace=trace,
+        odam_heads=class_name(roi_heads),
+    )
+    traced = view_of(roi_heads, children={reader: head, "box_predictor": predictor})
+    stages = [Stage(predict, roi_heads.box_predictor)]
+    return PooledHead(in_features, pooler, stages, traced, trace)
 
 
 class _TracedPredictor:
     """Mixin for a box predictor: its detections remember the proposal that they came from."""
 
+    def forward(self, *args, **kwargs):
+        if len(args) != 1 or kwargs:
+            raise UnsupportedModelError(
+                f"{class_name(self)} reads more than the output of the box head; {GENERAL_WAY}"
+            )
+        return super().forward(*args)
+
     def inference(self, predictions, proposals):
         instances, kept = super().inference(predictions, proposals)
+        if not isinstance(predictions, (list, tuple)) or len(predictions) < 2:
+            raise UnsupportedModelError(
+                f"the predictions of {class_name(self)} are not logits and box deltas, and perhaps "
+                f"more after them; {GENERAL_WAY}"
+            )
         rows = _usable_rows(self, predictions, proposals)
-        sizes = [len(given) for given in proposals]
-        pooled = [x.split(sizes) for x in self.odam_read if len(x) == sum(sizes)]
-        self.odam_read.clear()
-        for number, (found, index, usable) in enumerate(zip(instances, kept, rows, strict=True)):
-            boxes = proposals[number].proposal_boxes.tensor
-            found.set(PROPOSALS, boxes[usable][index][:, None])
-            if len(pooled) == 1:
-                found.set(POOLED, pooled[0][number][usable][index][:, None])
+        boxes = [given.proposal_boxes.tensor[:, None] for given in proposals]
+        start = self.odam_trace.add(self.odam_heads, torch.cat(boxes))
+        for found, index, usable, given in zip(instances, kept, rows, boxes, strict=True):
+            number = torch.arange(len(given), device=given.device)[usable][index]
+            found.set(PROPOSALS, given[number])
+            found.set(ROWS, start + number)
+            start += len(given)
         return instances, kept
 
 
 def _usable_rows(predictor, predictions, proposals) -> list[Tensor | slice]:
     """The rows among which Detectron2 counts kept indices: those without nan or inf."""
-    if all(p.isfinite().all() for p in predictions):
+    if all(p.isfinite().all() for p in predictions[:2]):
         return [slice(None)] * len(proposals)
     boxes = predictor.predict_boxes(predictions, proposals)
     scores = predictor.predict_probs(predictions, proposals)

@@ -20,11 +20,12 @@ from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import view_of, with_replaced
+from odam_d2.modeling.views import own_parts, view_of, with_replaced
 
-from .base import register_explainer
+from .base import GENERAL_WAY, UnsupportedModelError, register_explainer
+from .checks import check_apart, check_pooled
 from .head import HeadExplainer
-from .pooled_heads import POOLED, PROPOSALS, Regions, pooled_head
+from .pooled_heads import PROPOSALS, ROWS, Regions, pooled_head
 from .rcnn_training import rcnn_training_view
 from .reading import Evaluation, Reading
 from .suppression import NO_NMS, lower_scores
@@ -38,14 +39,17 @@ class _Explaining:
     def forward(self, images, features, proposals, targets=None):
         explainer = self.odam_explainer
         object.__setattr__(self, "odam_images", images)
-        instances, losses = super().forward(images, features, proposals, targets)
-        if explainer.parts:
-            explainer.explain_detections(
-                explainer.read_traced(images, features, instances), instances
-            )
+        try:
+            instances, losses = super().forward(images, features, proposals, targets)
+            reading = explainer.read_traced(images, features, instances)
+            explainer.check_reading(reading)
+            if explainer.parts:
+                explainer.explain_detections(reading, instances)
+        finally:
+            explainer.forget()
         lower_scores(instances)
         for found in instances:
-            for name in (PROPOSALS, POOLED):
+            for name in (PROPOSALS, ROWS):
                 if found.has(name):
                     found.remove(name)
         return instances, losses
@@ -73,6 +77,10 @@ class RCNNExplainer(HeadExplainer):
     def __init__(self, model: GeneralizedRCNN, settings: ExplainSettings):
         self.head = pooled_head(model.roi_heads)
         super().__init__(model, settings)
+
+    @property
+    def name(self) -> str:
+        return own_parts(self.model, self.model.roi_heads)
 
     @property
     def num_classes(self) -> int:
@@ -103,7 +111,8 @@ class RCNNExplainer(HeadExplainer):
             state = {"test_nms_thresh": NO_NMS, "test_topk_per_image": -1}
             traced = with_replaced(traced, {m: view_of(m, **state) for m in predictors})
         roi_heads = view_of(traced, _Explaining, odam_explainer=self)
-        return view_of(self.model, children={"roi_heads": roi_heads})
+        children = {"backbone": self.watched_backbone(), "roi_heads": roi_heads}
+        return view_of(self.model, children=children)
 
     def training_view(self, training: OdamTraining) -> nn.Module:
         return rcnn_training_view(self, training)
@@ -121,13 +130,50 @@ class RCNNExplainer(HeadExplainer):
     def read_traced(
         self, images: ImageList, features: dict[str, Tensor], instances: list[Instances]
     ) -> Reading:
-        """Where traced detections were read."""
+        """
+        Where traced detections were read.
+
+        Raises:
+            UnsupportedModelError: it is not known, or not from the backbone's features.
+        """
+        if not all(found.has(PROPOSALS) for found in instances):
+            raise UnsupportedModelError(
+                f"{self.name}: its detections are chosen in its own way, so that the proposals "
+                f"that they come from are not known; {GENERAL_WAY}"
+            )
+        features = {name: features[name] for name in self.feature_names}
+        self.check_features(images, features)
         boxes = torch.cat([found.get(PROPOSALS) for found in instances])
-        kept = all(found.has(POOLED) for found in instances)
-        pooled = torch.cat([found.get(POOLED) for found in instances]) if kept else None
+        known = self.head.trace is not None and all(found.has(ROWS) for found in instances)
+        rows = torch.cat([found.get(ROWS) for found in instances]) if known else None
         classes = [found.pred_classes for found in instances]
-        features = [features[name] for name in self.feature_names]
-        return self.read_regions(images, features, Regions(boxes, pooled), classes)
+        regions = Regions(boxes, rows, self.head.trace if known else None)
+        return self.read_regions(images, list(features.values()), regions, classes)
+
+    def check_reading(self, reading: Reading) -> None:
+        """
+        Raises:
+            UnsupportedModelError: what was read is not what is explained, or not all of it.
+        """
+        if not len(reading):
+            return
+        rows = torch.arange(len(reading), device=reading.image.device)
+        for index in rows.split(self._chunk_size(reading)):
+            part = reading.select(index)
+            kept = part.origin.pooled()
+            if kept is not None:
+                for read, again in zip(kept, self._pool(part.features, part), strict=True):
+                    check_pooled(self.name, read, again)
+        pair = reading.select(rows[:2])
+        pooled = pair.origin.pooled() or self._pool(pair.features, pair)
+        for stage, features in zip(self.head.stages, pooled, strict=True):
+            check_apart(self.name, stage.predict, features)
+
+    def forget(self) -> None:
+        """Drop what was kept of a batch."""
+        self.backbone_calls.clear()
+        if self.head.trace is not None:
+            self.head.trace.clear()
 
     def read_regions(
         self,
@@ -227,15 +273,13 @@ class RCNNExplainer(HeadExplainer):
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
         # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
         # rounds otherwise, a ReLU of the head may open or close, and the gradient jumps.
-        if reading.origin.pooled is None:
-            pooled = self._pool(reading.features, reading)
-        else:
-            pooled = reading.origin.pooled.unbind(dim=1)
+        pooled = reading.origin.pooled() or self._pool(reading.features, reading)
         pooled = [features.detach() for features in pooled]
         with torch.enable_grad():
             for features in pooled:
                 features.requires_grad_()
-            evaluation = self._predict(pooled, reading)
+            # Copies, since a head may begin with something in place.
+            evaluation = self._predict([features.clone() for features in pooled], reading)
             gradients = [
                 torch.autograd.grad(value.sum(), pooled, retain_graph=True, allow_unused=True)
                 for value in evaluation.values.T

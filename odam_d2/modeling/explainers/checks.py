@@ -1,0 +1,186 @@
+"""
+What must hold of a model so that its maps are those of its own decisions. What does not is refused.
+
+Three things are compared: what a head read with what is explained (exactly), what it said of each
+detection with what is said when it is explained (up to rounding), and whether a decision depends on
+anything else (exactly, by its gradient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from odam_d2.core.gradients import precise
+from odam_d2.modeling.views import Call
+
+from .base import GENERAL_WAY, UnsupportedModelError
+
+__all__ = [
+    "check_apart",
+    "check_backbone",
+    "check_decisions",
+    "check_pooled",
+    "equal_features",
+    "rounding",
+]
+
+# A decision is computed again on other rows, in another order of summation. In float32 and float64
+# the digits kept are more than enough for that: sums of 10^4 products whose terms cancel, and
+# logits up to 80, lose 2^10 units of the last place. Half precision and TF32 round what each layer
+# returns, and sum up in float32, so that only their own last places are lost.
+_LOST, _LOST_LOW = 2**10, 2**4
+_TF32 = 2.0**-11
+
+# What is pooled again is the same arithmetic.
+_POOLED_LOST = 2
+
+# Through the backbone once more, with a graph, which lets frozen batch norms round otherwise.
+BACKBONE_LOST = 2**4
+
+
+def rounding(like: Tensor) -> float:
+    """The relative change of a decision that is computed in the dtype of ``like`` twice."""
+    device, dtype = like.device.type, like.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    eps = torch.finfo(dtype).eps
+    if dtype == torch.float32 and device == "cuda":
+        cuda = torch.backends.cuda.matmul, torch.backends.cudnn
+        low = any(backend.allow_tf32 for backend in cuda)
+        return _LOST_LOW * _TF32 if low else _LOST * eps
+    return (_LOST if dtype in (torch.float32, torch.float64) else _LOST_LOW) * eps
+
+
+def check_decisions(
+    name: str,
+    by: str,
+    instances: Instances,
+    scores: Tensor,
+    boxes: Tensor,
+    tolerance: float,
+) -> None:
+    """
+    Refuse to explain when running the head again does not give the detections' scores and boxes:
+    the maps would be of something else.
+
+    Args:
+        name: of the model and its own parts.
+        by: what explains it.
+        instances: N detections of an image.
+        scores: (N,), of their classes.
+        boxes: (N, 4), XYXY in pixels of the network's input, clipped or not.
+        tolerance: relative, see :func:`rounding`.
+    """
+    if not len(instances):
+        return
+    again, found = Boxes(boxes.double()), Boxes(instances.pred_boxes.tensor.double())
+    # Digits are lost relative to the values before clipping, which not every detector has done.
+    size = torch.cat([again.tensor, found.tensor], dim=1).abs().amax(dim=1)
+    again.clip(instances.image_size)
+    found.clip(instances.image_size)
+    moved = (again.tensor - found.tensor).abs().amax(dim=1)
+    expected = instances.scores.double()
+    changed = (scores.double() - expected).abs()
+    same = (moved <= tolerance * size) & (changed <= tolerance * expected.abs())
+    if not same.all():
+        raise UnsupportedModelError(
+            f"{name}: its detections do not come from the head that {by} explains (scores differ "
+            f"by {changed.max():.3g}, boxes by {moved.max():.3g} pixels): its own code changes "
+            f"them, so no map is given; {GENERAL_WAY}"
+        )
+
+
+def equal_features(a: Tensor, b: Tensor) -> bool:
+    """Whether they are the same values, perhaps of two dtypes."""
+    return a is b or (a.shape == b.shape and a.device == b.device and bool((a == b).all()))
+
+
+def check_backbone(
+    name: str, calls: Sequence[Call], features: dict[str, Tensor], images: Tensor | None
+) -> None:
+    """
+    Refuse to explain when what the heads were given is not what the backbone returned.
+
+    Args:
+        name: of the model and its own parts.
+        calls: of the backbone; the last one counts.
+        features: what the heads were given, by the backbone's names.
+        images: what the backbone should have read, where it is to run once more.
+    """
+    output = calls[-1].output if calls else None
+    known = isinstance(output, dict) and output.keys() >= features.keys()
+    if not (
+        known
+        and calls[-1].unchanged(output)
+        and all(equal_features(output[key], value) for key, value in features.items())
+    ):
+        raise UnsupportedModelError(
+            f"{name}: features are changed between its backbone and its head, so that maps of what "
+            f"the head reads would not be maps of the backbone's features; {GENERAL_WAY}"
+        )
+    if images is None:
+        return
+    (read, *more), named = calls[-1].args, calls[-1].kwargs
+    if more or named or not (calls[-1].unchanged(read) and equal_features(read, images)):
+        raise UnsupportedModelError(
+            f"{name}: its backbone does not read the preprocessed images alone, so there are no "
+            f"maps on its layers or on the image; {GENERAL_WAY}"
+        )
+
+
+def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
+    """
+    Refuse to explain when what a box head read is not what is pooled at the known boxes.
+
+    Args:
+        name: of the model and its own parts.
+        kept: (N, C, R, S), what the head read.
+        again: (N, C, R, S), pooled from the backbone's features.
+    """
+    if kept.shape == again.shape:
+        size = precise(kept).abs().flatten(1).amax(dim=1)
+        off = (precise(kept) - precise(again)).abs_().flatten(1).amax(dim=1)
+        if (off <= _POOLED_LOST * torch.finfo(kept.dtype).eps * size).all():
+            return
+    raise UnsupportedModelError(
+        f"{name}: its box head does not read what is pooled from the backbone's features at the "
+        "proposals: its own code changes features, boxes or what was pooled in between, so no map "
+        f"is given; {GENERAL_WAY}"
+    )
+
+
+@torch.enable_grad()
+def check_apart(
+    name: str, predict: Callable[[Tensor], tuple[Tensor, Tensor]], pooled: Tensor
+) -> None:
+    """
+    Refuse to explain when what is said of one proposal depends on another one.
+
+    Args:
+        name: of the model and its own parts.
+        predict: see ``Stage``.
+        pooled: (N, C, R, S), N > 0.
+    """
+    one = pooled[:1]
+    other = pooled[1:2] if len(pooled) > 1 else one.flip(-1)
+    pair = torch.cat([one, other]).detach().requires_grad_()
+    predictions = predict(pair.clone())[:2]
+    # Different weights, lest what is said of the classes cancels.
+    value = sum((p[0] * torch.linspace(1, 2, p[0].numel()).to(p)).sum() for p in predictions)
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value, pair, allow_unused=True)
+    if gradient is None:
+        raise UnsupportedModelError(
+            f"{name}: its box head computes without gradients (no_grad or detach), so it has no "
+            f"heat maps; {GENERAL_WAY}"
+        )
+    if gradient[1].nan_to_num(0, 0, 0).any():
+        raise UnsupportedModelError(
+            f"{name}: what it says of one proposal depends on the other ones, so its heat map is "
+            f"not one of what was pooled for it alone; {GENERAL_WAY}"
+        )
