@@ -19,13 +19,17 @@ from detectron2.structures import Boxes, Instances
 from oracle import FASTER_RCNN, SLIM, detections_error, two_images, zoo_model
 from torch import nn
 
-from odam_d2 import UnsupportedModelError, explain
+from odam_d2 import UnsupportedModelError, explain, explain_boxes
 
 C4 = "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 
 WEAK = 1e-3
 """Size of a change by which a score moves by less than one per cent."""
+
+
+BOXES = [torch.tensor([[20.0, 20, 120, 200], [5, 5, 60, 60]]), torch.tensor([[20.0, 30, 70, 140]])]
+CLASSES = [torch.tensor([0, 5]), torch.tensor([2])]
 
 
 def shifted(features, size=WEAK):
@@ -235,6 +239,7 @@ def assert_refused(run, cls):
 def test_what_is_not_what_the_model_decides_is_refused(name, path, cls):
     model = with_class(name, path, cls)
     assert_refused(lambda: explain(model, two_images()), cls)
+    assert_refused(lambda: explain_boxes(model, two_images(), BOXES, CLASSES), cls)
 
 
 @pytest.mark.parametrize(("heads", "part", "cls"), [
@@ -254,6 +259,21 @@ def test_whatever_the_method(cls, method):
     model = with_class(FASTER_RCNN, "roi_heads", cls)
     settings = {"method": method, "d_rise": DRiseSettings(num_masks=2)}
     assert_refused(lambda: explain(model, two_images(), ["class"], **settings), cls)
+
+
+def test_proposals_that_the_model_changes_are_no_given_boxes():
+    """All but the first are left out: the others would be explained as if they were the first."""
+
+    class Fewer(GeneralizedRCNN):
+        def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
+            images = self.preprocess_image(batched_inputs)
+            features = self.backbone(images.tensor)
+            proposals, _ = self.proposal_generator(images, features, None)
+            results, _ = self.roi_heads(images, features, [x[:1] for x in proposals], None)
+            return self._postprocess(results, batched_inputs, images.image_sizes)
+
+    model = with_class(FASTER_RCNN, "", Fewer)
+    assert_refused(lambda: explain_boxes(model, two_images(), BOXES, CLASSES), Fewer)
 
 
 def test_proposals_that_are_all_detected_and_look_at_each_other():

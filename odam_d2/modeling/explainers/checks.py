@@ -42,17 +42,25 @@ _POOLED_LOST = 2
 BACKBONE_LOST = 2**4
 
 
-def rounding(like: Tensor) -> float:
-    """The relative change of a decision that is computed in the dtype of ``like`` twice."""
-    device, dtype = like.device.type, like.dtype
+def rounding(*values: Tensor) -> float:
+    """The relative change of a decision that is computed twice, in the coarsest of these dtypes."""
+    device = values[0].device.type
+    dtypes = [x.dtype for x in values]
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+        dtypes.append(torch.get_autocast_dtype(device))
+    dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     eps = torch.finfo(dtype).eps
-    if dtype == torch.float32 and device == "cuda":
-        cuda = torch.backends.cuda.matmul, torch.backends.cudnn
-        low = any(backend.allow_tf32 for backend in cuda)
-        return _LOST_LOW * _TF32 if low else _LOST * eps
+    if dtype == torch.float32 and device == "cuda" and _tf32():
+        return _LOST_LOW * _TF32
     return (_LOST if dtype in (torch.float32, torch.float64) else _LOST_LOW) * eps
+
+
+def _tf32() -> bool:
+    """Whether CUDA may round float32 to TF32; also where torch does not tell."""
+    try:
+        return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # it was set by a newer interface than this one
+        return True
 
 
 def check_decisions(

@@ -128,19 +128,31 @@ class HeadExplainer(Explainer):
     def explain_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> list[Instances]:
-        images = self.model.preprocess_image(batched_inputs)
-        features = self.model.backbone(images.tensor)
-        features = [features[name] for name in self.feature_names]
-        reading = self.read_boxes(images, features, boxes, classes)
+        if any(len(of_image) for of_image in boxes):
+            reading = self.read_given(batched_inputs, boxes, classes)
+        else:
+            reading = HeadExplainer.read_given(self, batched_inputs, boxes, classes)
         maps, evaluation = self._maps(reading)
         counts = reading.counts()
         results = []
-        for number, size in enumerate(images.image_sizes):
+        for number, size in enumerate(reading.image_sizes):
             found = Instances(size, pred_boxes=boxes[number], pred_classes=classes[number])
             found.scores = split_by_image(evaluation.scores, counts)[number]
             found.odam_maps = split_by_image(maps, counts)[number]
             results.append(found)
         return results
+
+    def read_given(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Reading:
+        """
+        Where the model reads N > 0 given boxes, see :meth:`explain_boxes`. A family that can run
+        the model's own inference for that overrides it, and sees whether the model does more.
+        """
+        images = self.model.preprocess_image(batched_inputs)
+        features = self.model.backbone(images.tensor)
+        features = [features[name] for name in self.feature_names]
+        return self.read_boxes(images, features, boxes, classes)
 
     def class_probabilities(self, reading: Reading) -> Tensor:
         """(N, K) of the detections, without background."""
@@ -312,7 +324,7 @@ class HeadExplainer(Explainer):
         Args:
             scores, boxes: (N,) and (N, 4), what it says of the detections of all images.
         """
-        tolerance = rounding(reading.features[0])
+        tolerance = rounding(reading.features[0], *(found.scores for found in instances))
         if self.settings.layer or self.settings.method == "input_gradient":
             tolerance *= BACKBONE_LOST
         split = (split_by_image(x, reading.counts()) for x in (scores, boxes))

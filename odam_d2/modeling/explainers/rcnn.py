@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
@@ -20,49 +19,17 @@ from odam_d2.core.roi_align import pooled_heat_maps
 from odam_d2.core.windows import add_windows, join_windows, refine_windows
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import own_parts, view_of, with_replaced
+from odam_d2.modeling.views import own_parts
 
 from .base import GENERAL_WAY, UnsupportedModelError, register_explainer
 from .checks import check_apart, check_pooled
 from .head import HeadExplainer
 from .pooled_heads import PROPOSALS, ROWS, Regions, pooled_head
 from .rcnn_training import rcnn_training_view
+from .rcnn_view import explaining_view, read_given_boxes
 from .reading import Evaluation, Reading
-from .suppression import NO_NMS, lower_scores
 
 __all__ = ["RCNNExplainer"]
-
-
-class _Explaining:
-    """Mixin for ROI heads: detections get ``odam_maps`` on the way out."""
-
-    def forward(self, images, features, proposals, targets=None):
-        explainer = self.odam_explainer
-        object.__setattr__(self, "odam_images", images)
-        try:
-            instances, losses = super().forward(images, features, proposals, targets)
-            reading = explainer.read_traced(images, features, instances)
-            explainer.check_reading(reading)
-            if explainer.parts:
-                explainer.explain_detections(reading, instances)
-        finally:
-            explainer.forget()
-        lower_scores(instances)
-        for found in instances:
-            for name in (PROPOSALS, ROWS):
-                if found.has(name):
-                    found.remove(name)
-        return instances, losses
-
-    def forward_with_given_boxes(self, features, instances):
-        # Where all ROI heads of Detectron2 have their boxes, and no masks yet.
-        explainer = self.odam_explainer
-        if explainer.settings.nms is not None:
-            reading = explainer.read_traced(self.odam_images, features, instances)
-            predictor = explainer.head.stages[-1].predictor
-            limits = (predictor.test_nms_thresh, predictor.test_topk_per_image)
-            instances, _ = explainer.suppress(reading, instances, *limits)
-        return super().forward_with_given_boxes(features, instances)
 
 
 @register_explainer(GeneralizedRCNN)
@@ -105,17 +72,23 @@ class RCNNExplainer(HeadExplainer):
             )
 
     def view(self) -> nn.Module:
-        traced = self.head.traced
-        if self.settings.nms is not None:
-            predictors = (m for m in traced.modules() if isinstance(m, FastRCNNOutputLayers))
-            state = {"test_nms_thresh": NO_NMS, "test_topk_per_image": -1}
-            traced = with_replaced(traced, {m: view_of(m, **state) for m in predictors})
-        roi_heads = view_of(traced, _Explaining, odam_explainer=self)
-        children = {"backbone": self.watched_backbone(), "roi_heads": roi_heads}
-        return view_of(self.model, children=children)
+        return explaining_view(self)
 
     def training_view(self, training: OdamTraining) -> nn.Module:
         return rcnn_training_view(self, training)
+
+    def explain_boxes(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> list[Instances]:
+        try:
+            return super().explain_boxes(batched_inputs, boxes, classes)
+        finally:
+            self.forget()
+
+    def read_given(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Reading:
+        return read_given_boxes(self, batched_inputs, boxes, classes)
 
     def read_boxes(
         self,
