@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
