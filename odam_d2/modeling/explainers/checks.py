@@ -93,7 +93,8 @@ def check_decisions(
     moved = (again.tensor - found.tensor).abs().amax(dim=1)
     expected = instances.scores.double()
     changed = (scores.double() - expected).abs()
-    same = (moved <= tolerance * size) & (changed <= tolerance * expected.abs())
+    allowed = tolerance * expected.abs() + torch.finfo(instances.scores.dtype).tiny
+    same = (moved <= tolerance * size) & (changed <= allowed)
     if not same.all():
         raise UnsupportedModelError(
             f"{name}: its detections do not come from the head that {by} explains (scores differ "
