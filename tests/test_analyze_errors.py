@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from few_images import few_images
 
 import odam_d2.analysis.detections as detections_module
@@ -86,6 +87,36 @@ def test_report_is_complete(report):
     assert places == sorted(places)
 
 
+def test_records_are_of_their_error(report):
+    """Boxes, classes and IoU fit one another, and the objects are those of the data set."""
+    _, content = report
+    names = MetadataCatalog.get(NAME).thing_classes
+    entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(NAME)}
+    for kind, errors in content["errors"].items():
+        for record in errors:
+            assert record["kind"] == kind
+            if kind != "missed":
+                assert record["score"] >= 0.3
+            if kind == "background":
+                assert "object_box" not in record
+                continue
+            objects = [
+                (BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"])
+                for a in entries[record["image_id"]]["annotations"]
+            ]
+            label = names.index(record["object_class"])
+            assert (pytest.approx(record["object_box"]), label) in objects
+            if kind == "missed":
+                assert "box" not in record
+                assert record["iou"] < 1
+                continue
+            both = [Boxes(torch.tensor([record[key]])) for key in ("box", "object_box")]
+            assert record["iou"] == pytest.approx(float(pairwise_iou(*both)), abs=1e-5)
+            right_class = record["class"] == record["object_class"]
+            assert right_class == (kind in ("localisation", "duplicate"))
+            assert (record["iou"] < 0.5) == (kind in ("localisation", "both"))
+
+
 def test_a_second_run_does_not_detect_again(report, monkeypatch):
     folder, content = report
 
@@ -148,7 +179,7 @@ def test_where_a_side_is_wrong_is_said(detector, side, outwards, off, where):
     model, cfg, images = detector
     image_id, image = next(iter(images.items()))
     entry = next(e for e in DatasetCatalog.get(NAME) if e["image_id"] == image_id)
-    given = detections_module.DatasetMapper(cfg, False)(dict(entry))
+    given = PictureMapper(cfg, False)(dict(entry))
     objects = image.objects.clone()
     objects[0] = image.boxes[0]
     objects[0, {"left": 0, "bottom": 3}[side]] -= off * outwards
