@@ -30,6 +30,7 @@ setup(
         "jinja2>=3.0",
         "matplotlib>=3.5",
         "numpy>=1.23",
+        "omegaconf>=2.1",
         "opencv-python>=4.6",
         "pillow>=9.1",
         "pycocotools>=2.0.4",

@@ -2,7 +2,8 @@
 
 from . import (
     _requirements,  # noqa: F401  -- first: says what is missing
-    data,  # registers the data sets
+    data,  # registers CrowdShapes
+    model_zoo,  # makes odam:// known
 )
 from .config import add_odam_config
 from .modeling import (
@@ -23,4 +24,5 @@ __all__ = [
     "explain",
     "explain_boxes",
     "explain_outputs",
+    "model_zoo",
 ]

@@ -13,12 +13,15 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from odam_d2.core.errors import InputError
+from odam_d2.data import register_datasets
 from odam_d2.data.crowdhuman import load_odgt, register_crowdhuman
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.checks import check_run
 from odam_d2.engine.evaluators import build_evaluator
 from odam_d2.errors import UserError, run_tool
 from odam_d2.evaluation import CrowdEvaluator, crowd_files
+
+register_datasets()
 
 GOLDEN = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "crowdhuman_golden"
 

@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-import odam_d2.data  # noqa: F401 (registers)
+from odam_d2.data import register_datasets
 from odam_d2.data.bccd import register_bccd
+
+register_datasets()
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir(os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "bccd")),

@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-import odam_d2.data  # noqa: F401 (registers the data sets)
 from odam_d2.analysis.run import analyse_errors
+from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError, run_tool
@@ -56,6 +56,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             "they must be in [0, 1], the first one below the second"
         )
     cfg = setup_cfg(args.config_file, args.opts)
+    register_datasets()
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the data set to analyse")
     cfg.freeze()

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 
-import odam_d2.data  # noqa: F401 (class names of the data sets)
+from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
 from odam_d2.engine.methods_benchmark import measure_methods
@@ -77,6 +77,7 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
         raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
     cfg = setup_cfg(args.config_file, args.opts)
     cfg.freeze()
+    register_datasets()  # whose classes targets may name
     if args.threads:
         torch.set_num_threads(args.threads)
     return BenchmarkCase(

@@ -11,10 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import odam_d2.data  # noqa: F401 (registers the data sets)
 from odam_d2.crowds.experiment import Experiment, run_all
 from odam_d2.crowds.plan import DATASETS, DETECTORS, plan
 from odam_d2.crowds.report import write_report
+from odam_d2.data import register_datasets
 from odam_d2.errors import UserError, run_tool
 
 
@@ -46,6 +46,7 @@ def run(argv: list[str] | None = None) -> None:
         raise UserError("--overlap must be above 0 and below 1, --precision above 0 and at most 1")
     if args.tuning_images < 1:
         raise UserError("--tuning-images must be 1 or more")
+    register_datasets()
     runs = list(plan(args.datasets, args.detectors, args.seeds))
     args.output.mkdir(parents=True, exist_ok=True)
     configs = Path(__file__).resolve().parents[1] / "configs"

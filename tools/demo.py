@@ -18,6 +18,7 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
+from odam_d2.data import register_datasets
 from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders
 from odam_d2.engine import setup_config
 from odam_d2.engine.detector import check_score_threshold
@@ -117,6 +118,7 @@ def setup(args: argparse.Namespace) -> Demo:
     if args.discriminate is not None and not 0 <= args.discriminate < 1:
         raise UserError(f"--discriminate is {args.discriminate:g}; it must be in [0, 1)")
     cfg = setup_config(args.config_file, args.opts)
+    register_datasets()  # after what the config imports
     check_score_threshold(args.confidence_threshold)
     plan_folders(args.input, args.output)
     predictor = ExplainingPredictor(cfg, args.targets, args.confidence_threshold)

@@ -22,7 +22,7 @@ from detectron2.evaluation import print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import odam_d2.data  # noqa: F401 (registers the data sets)
+from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.checks import check_num_gpus
 from odam_d2.engine.explanation_run import evaluate_methods
@@ -51,6 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     cfg = setup_cfg(args.config_file, args.opts)
+    register_datasets()
     if not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
     if not cfg.DATASETS.TEST:

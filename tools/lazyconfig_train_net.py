@@ -17,7 +17,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import odam_d2.data  # noqa: F401 (registers the data sets)
+from odam_d2.data import register_datasets
 from odam_d2.engine import setup_lazy
 from odam_d2.engine.launching import launch_tool
 from odam_d2.engine.lazy_trainer import check_lazy_run, evaluate_checkpoint, train_lazy
@@ -28,6 +28,7 @@ def setup(args: argparse.Namespace) -> Mapping:
     """Make the config of a run and set up logging to its ``train.output_dir``."""
     setup_logger(distributed_rank=comm.get_rank(), name="odam_d2")
     cfg = setup_lazy(args.config_file, args.opts)
+    register_datasets()  # after what the config imports
     check_lazy_run(cfg, args)
     default_setup(cfg, args)
     return cfg

@@ -15,7 +15,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-import odam_d2.data  # noqa: F401 (registers the data sets)
+from odam_d2.data import register_datasets
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.engine.checks import check_run
 from odam_d2.engine.launching import launch_tool
@@ -28,6 +28,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(distributed_rank=comm.get_rank(), name="odam_d2")
     cfg = setup_cfg(args.config_file, args.opts)
     cfg.freeze()
+    register_datasets()
     check_run(cfg, args)
     default_setup(cfg, args)
     return cfg

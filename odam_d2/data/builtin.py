@@ -1,19 +1,26 @@
-"""Registers the project's data sets when imported, as `detectron2.data.datasets.builtin` does."""
+"""Registering data sets, as `detectron2.data.datasets.builtin` does."""
 
 import os
 
 from .bccd import register_bccd, register_coco128
 from .crowdhuman import register_crowdhuman
-from .crowdshapes import register_crowdshapes
+
+__all__ = ["register_datasets"]
 
 
-def register_all() -> None:
-    """Register every data set; those already registered are left alone, none is read or written."""
-    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))  # as in Detectron2
+def register_datasets(root: str | None = None) -> None:
+    """
+    Register the public data sets that configs of this project name: ``bccd_*``, ``coco128_dev`` and
+    ``crowdhuman_*``. Names that are registered are left alone, nothing is read or written.
+
+    Other projects register the same names, and Detectron2 takes each of them once. So importing
+    odam_d2 does not; the tools call this after the config, and what it imports, has been read.
+
+    Args:
+        root: the folder of the data sets, by default ``$DETECTRON2_DATASETS``, else ``datasets``,
+            as in Detectron2.
+    """
+    root = os.path.expanduser(root or os.getenv("DETECTRON2_DATASETS", "datasets"))
     register_bccd(root)
     register_coco128(root)
     register_crowdhuman(root)
-    register_crowdshapes()
-
-
-register_all()

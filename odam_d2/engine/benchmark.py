@@ -20,6 +20,7 @@ import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from odam_d2.data import register_datasets
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import HeadExplainer, build_explainer
 from odam_d2.modeling.settings import ExplainSettings
@@ -232,6 +233,7 @@ def _peak_of_child(case: BenchmarkCase, way: str) -> float:
 
 
 def _report_peak(case: BenchmarkCase, way: str, sender) -> None:
+    register_datasets()  # a fresh process
     work = _build(case)
     with borrowed(work.explainer.model):
         for _ in range(2):

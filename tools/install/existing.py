@@ -23,6 +23,7 @@ RUN = {
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "omegaconf": "omegaconf",
     "PIL": "pillow",
     "pycocotools": "pycocotools",
     "scipy": "scipy",
