@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 from odam_d2.evaluation.regions import object_boxes, true_objects
 from odam_d2.evaluation.rows import RowFiles
+from odam_d2.fingerprint import entry_key
 from odam_d2.modeling.state import borrowed
 
 from .ap_costs import AnalysedImage
@@ -27,21 +29,24 @@ logger = logging.getLogger(__name__)
 
 
 def find_detections(
-    model: nn.Module, cfg: CfgNode, dataset: str, folder: Path, settings: dict
+    model: nn.Module, cfg: CfgNode, dataset: str, folder: Path, fingerprint: Mapping
 ) -> dict[object, dict]:
     """
     Run the detector on the images that ``folder`` does not have yet.
 
     Args:
         model: as ``Trainer`` builds it, which does not explain.
-        settings: what detections depend on; those of other settings are found anew.
+        fingerprint: what detections depend on beside their image; those of another one, and of
+            images that have changed, are found anew.
 
     Returns:
         By image id ``boxes`` (N lists of XYXY in pixels of the image), ``scores``, ``classes``.
     """
     entries = DatasetCatalog.get(dataset)
-    rows = RowFiles(str(folder), {"dataset": dataset, **settings}, resume=True)
-    rows.open(0)
+    keys = {entry["image_id"]: entry_key(entry) for entry in entries}
+    asked = {"dataset": dataset, **fingerprint}
+    rows = RowFiles(str(folder), asked, keys, resume=True, distributed=False)
+    rows.open()
     todo = [entry for entry in entries if entry["image_id"] not in rows.by_image]
     loader = []
     if todo:  # one of nothing cannot be built
@@ -69,7 +74,7 @@ def find_detections(
         ) from None
     finally:
         rows.close()
-    return rows.by_image
+    return rows.gather(list(keys))
 
 
 def analyse(

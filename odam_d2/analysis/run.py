@@ -16,6 +16,7 @@ from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_classes, check_dataset
 from odam_d2.engine.trainer import Trainer
 from odam_d2.engine.weights import load_weights
+from odam_d2.fingerprint import of_detector
 
 from .ap_costs import AnalysedImage, ap_costs
 from .detections import analyse, find_detections
@@ -60,10 +61,7 @@ def analyse_errors(
     model = Trainer.build_model(cfg).eval()
     check_classes(model, dataset)
     load_weights(model, cfg.MODEL.WEIGHTS)
-    weights = Path(cfg.MODEL.WEIGHTS)
-    stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
-    keys = {"weights": cfg.MODEL.WEIGHTS, "changed": stamp, "config": cfg.dump()}
-    found = find_detections(model, cfg, dataset, output / "detections", keys)
+    found = find_detections(model, cfg, dataset, output / "detections", of_detector(cfg))
     images = analyse(found, dataset, iou_thresh, background_iou)
     names = MetadataCatalog.get(dataset).thing_classes
     costs = ap_costs(list(images.values()), len(names), iou_thresh)

@@ -22,6 +22,7 @@ from odam_d2.errors import UserError
 from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
 from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
+from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.settings import METHODS, ExplainSettings
 
 from .checks import check_classes, check_dataset
@@ -54,7 +55,8 @@ def evaluate_methods(
     """
     for name in cfg.DATASETS.TEST:
         check_dataset(name)
-    settings = {method: _settings(cfg, method, output) for method in methods}
+    configs = {method: _config(cfg, method, output) for method in methods}
+    settings = {method: ExplainSettings.from_config(configs[method]) for method in methods}
     model = build_model(cfg)
     for name in cfg.DATASETS.TEST:
         for of_method in settings.values():
@@ -65,8 +67,8 @@ def evaluate_methods(
         results[name], rows = {}, {}
         for method in methods:
             model.odam = settings[method]
-            folder = output / name / method
-            evaluators = _evaluators(cfg, name, folder, model)
+            images = [entry["image_id"] for entry in DatasetCatalog.get(name)[:num_images]]
+            evaluators = _evaluators(configs[method], name, output / name / method, model, images)
             results[name][method] = _evaluate(cfg, name, method, model, evaluators, num_images)
             rows[method] = evaluators[0].rows
         if comm.is_main_process():
@@ -74,8 +76,8 @@ def evaluate_methods(
     return results
 
 
-def _settings(cfg: CfgNode, method: str, output: Path) -> ExplainSettings:
-    """How a method explains."""
+def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
+    """That of one method."""
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     cfg = cfg.clone()
@@ -84,14 +86,20 @@ def _settings(cfg: CfgNode, method: str, output: Path) -> ExplainSettings:
     if method == "d_rise":
         cfg.MODEL.ODAM.TARGETS = ["class"]
         cfg.MODEL.ODAM.D_RISE.STATE_DIR = cfg.MODEL.ODAM.D_RISE.STATE_DIR or str(output / "d_rise")
-    return ExplainSettings.from_config(cfg)
+    cfg.freeze()
+    return cfg
 
 
-def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module) -> list:
-    weights = Path(cfg.MODEL.WEIGHTS)
-    stamp = weights.stat().st_mtime_ns if weights.is_file() else 0
-    keys = {"method": model.odam.method, "weights": cfg.MODEL.WEIGHTS, "changed": stamp}
-    keys |= {"odam": repr(model.odam), "min_size": cfg.INPUT.MIN_SIZE_TEST}
+def _fingerprint(cfg: CfgNode, settings: ExplainSettings) -> dict:
+    """What figures depend on, beside the images."""
+    without = dict(ONLY_FOR_TRAINING)
+    if settings.method != "d_rise":
+        without["MODEL.ODAM.D_RISE"] = "of another method"
+    return {**of_detector(cfg, without), "class_names": settings.class_names}
+
+
+def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module, images: list) -> list:
+    fingerprint = _fingerprint(cfg, model.odam)
     found = [
         ExplanationEvaluator(
             name,
@@ -99,12 +107,16 @@ def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module) -> list
             ExplanationProtocol.from_config(cfg),
             model=model,
             resume=True,
-            settings=keys,
+            settings={"method": model.odam.method, "weights": cfg.MODEL.WEIGHTS},
+            fingerprint=fingerprint,
+            images=images,
         )
     ]
     if has_known_causes(name):
         causes = str(folder / "known_causes")
-        found.append(KnownCauseEvaluator(name, causes, resume=True, settings=keys))
+        found.append(
+            KnownCauseEvaluator(name, causes, resume=True, fingerprint=fingerprint, images=images)
+        )
     return found
 
 

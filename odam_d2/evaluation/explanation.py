@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import auc
+from odam_d2.fingerprint import describe, entry_key
 
-from .explanation_files import summarize, write_results
+from .explanation_files import remove_results, summarize, write_results
 from .explanation_scores import Objects, score_maps
 from .faithfulness import Faithfulness, FaithfulnessSettings
 from .known_causes import match_to_objects
@@ -79,16 +79,20 @@ class ExplanationEvaluator(DatasetEvaluator):
     :data:`odam_d2.evaluation.explanation_scores.METRICS`.
 
     Figures of an image go to a file as soon as they are there. Those of several processes are
-    merged by image, so that it does not matter how many there were.
+    merged by image, so that it does not matter how many there were; each image must come to one of
+    them. Make it in all processes.
 
     Args:
         dataset_name: a registered data set with boxes.
         output_dir: where rows, results and plots go; None for nowhere.
         protocol: which detections, and how.
         model: the detector, for deletion and insertion; None leaves them out.
-        resume: keep the figures of images that ``output_dir`` has from an earlier run with the same
-            ``settings``, and skip these images.
-        settings: whatever else figures depend on, such as the method and the weights.
+        resume: keep the figures of images that ``output_dir`` has from an earlier run of the same
+            ``settings`` and ``fingerprint``, and skip these images. Images whose file or entry in
+            the data set has changed are evaluated again.
+        settings: what else is told beside the results, such as the method and the weights.
+        fingerprint: what else figures depend on, see :mod:`odam_d2.fingerprint`.
+        images: ids of the images to evaluate, each of which must come; None for those that come.
         distributed: gather from all processes.
     """
 
@@ -100,7 +104,9 @@ class ExplanationEvaluator(DatasetEvaluator):
         *,
         model: nn.Module | None = None,
         resume: bool = False,
-        settings: dict | None = None,
+        settings: Mapping | None = None,
+        fingerprint: Mapping | None = None,
+        images: Sequence[object] | None = None,
         distributed: bool = True,
     ):
         self.protocol = protocol or ExplanationProtocol()
@@ -119,7 +125,16 @@ class ExplanationEvaluator(DatasetEvaluator):
             self._faithfulness = Faithfulness(model, self.protocol.faithfulness)
         self._evaluated: list[dict] = []
         asked = {"dataset": dataset_name, "protocol": asdict(self.protocol), **(settings or {})}
-        self._rows = RowFiles(output_dir, json.loads(json.dumps(asked)), resume)
+        self._settings, self._asked = describe(asked), images
+        asked |= {"masks": self._has_masks, "classes": self._num_classes}
+        self._rows = RowFiles(
+            output_dir,
+            {**asked, **(fingerprint or {})},
+            # Its place, too: what takes the place of deleted pixels is drawn by it.
+            {k: f"{self._numbers[k]} {entry_key(entry)}" for k, entry in self._images.items()},
+            resume=resume,
+            distributed=distributed,
+        )
 
     @property
     def done(self) -> set:
@@ -133,7 +148,7 @@ class ExplanationEvaluator(DatasetEvaluator):
 
     def reset(self):
         self._evaluated = []
-        self._rows.open(comm.get_rank())
+        self._rows.open()
         if not self._has_masks:
             logger.warning(
                 "%s has objects without masks: pointing_mask, energy_mask, odi_mask and mask_iou "
@@ -153,15 +168,10 @@ class ExplanationEvaluator(DatasetEvaluator):
             ``{"explanation-TARGET": {metric: value}}``, shares in percent, ``compactness`` in half
             diagonals of the object's box, with ``num_detections`` and ``num_images``.
         """
-        by_image = dict(self._rows.by_image)
-        if self._distributed:
-            comm.synchronize()
-            for part in comm.gather(by_image, dst=0):
-                by_image |= part
-            if not comm.is_main_process():
-                return {}
-        # In the order of the data set, whoever computed them.
-        images = [by_image[image_id] for image_id in self._images if image_id in by_image]
+        by_image = self._rows.gather(self._asked)
+        if by_image is None:  # another process has them all
+            return {}
+        images = list(by_image.values())
         self._evaluated = rows = [row for image in images for row in image["rows"]]
         if not rows:
             detections = sum(image["detections"] for image in images)
@@ -172,10 +182,12 @@ class ExplanationEvaluator(DatasetEvaluator):
                 detections, len(images), self._name,
                 self.protocol.score_thresh, self.protocol.iou_thresh,
             )  # fmt: skip
+            if self._output_dir:
+                remove_results(Path(self._output_dir))
             return {}
         results = summarize(rows, len(images))
         if self._output_dir:
-            write_results(Path(self._output_dir), self._rows.settings, results, rows)
+            write_results(Path(self._output_dir), self._settings, results, rows)
         return results
 
     def _score(self, given: dict, found: Instances) -> dict:

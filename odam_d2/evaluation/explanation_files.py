@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
 from collections import OrderedDict
@@ -16,9 +15,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from odam_d2.files import whole_file, write_json, write_text
+
 from .explanation_scores import METRICS
 
-__all__ = ["compare_methods", "summarize", "table", "write_results"]
+__all__ = ["compare_methods", "remove_results", "summarize", "table", "write_results"]
 
 _IN_UNITS = ("compactness",)  # all other figures are shares, given in percent
 _COLORS = ("#e8743b", "#4c8dbf", "#6a51a3", "#41ab5d", "#8c96a3")
@@ -73,13 +74,19 @@ def write_results(folder: Path, settings: Mapping, results: Mapping, rows: Rows)
     """Write ``results.json``, ``detections.csv`` (a line each) and ``explanation.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "results": results, "standard_errors": _errors(rows)}
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_json(folder / "results.json", content)
     columns = list(dict.fromkeys(key for row in rows for key in row if "curve" not in key))
-    with (folder / "detections.csv").open("w", newline="") as file:
+    with whole_file(folder / "detections.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     _plot({str(settings.get("method", "maps")): rows}, folder / "explanation.png")
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what :func:`write_results` wrote: there are no results of this run."""
+    for name in ("results.json", "detections.csv", "explanation.png"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def table(results: Mapping[str, Mapping], task: str) -> str:
@@ -114,10 +121,10 @@ def compare_methods(folder: Path, results: Mapping[str, Mapping], rows: Mapping[
         The path of the tables.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "methods.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(folder / "methods.json", results)
     tasks = dict.fromkeys(task for found in results.values() for task in found)
     parts = [f"### {task}\n\n{table(results, task)}" for task in tasks if "explanation" in task]
-    (folder / "methods.md").write_text("\n".join(parts))
+    write_text(folder / "methods.md", "\n".join(parts))
     _plot(rows, folder / "methods.png")
     return folder / "methods.md"
 
@@ -142,7 +149,8 @@ def _plot(rows: Mapping[str, Rows], path: Path) -> None:
     for axis, kind in zip(axes[0][1:], curves, strict=True):
         _curves(axis, chosen, kind)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)
 
 

@@ -6,6 +6,7 @@ part that ends each side of its box are annotated, so the right explanation is a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -13,11 +14,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from detectron2.utils import comm
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.metrics import pointing_game
 from odam_d2.core.targets import SIDES
+from odam_d2.fingerprint import entry_key
 
 from .rows import RowFiles
 
@@ -45,7 +46,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
         dataset_name: a registered data set whose annotations have ``part_segmentations``.
         output_dir: where the figures of each object are kept; None for nowhere.
         iou_thresh: IoU from which an object counts as found.
-        resume, settings: as for ``ExplanationEvaluator``.
+        resume, fingerprint, images: as for ``ExplanationEvaluator``.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class KnownCauseEvaluator(DatasetEvaluator):
         iou_thresh: float = 0.5,
         *,
         resume: bool = False,
-        settings: dict | None = None,
+        fingerprint: Mapping | None = None,
+        images: Sequence[object] | None = None,
     ):
         self.iou_thresh = iou_thresh
         self._objects = {x["image_id"]: x for x in DatasetCatalog.get(dataset_name)}
@@ -64,8 +66,13 @@ class KnownCauseEvaluator(DatasetEvaluator):
                 f"data set {dataset_name!r} has no part_segmentations: known causes are known on "
                 "CrowdShapes only"
             )
-        asked = {"dataset": dataset_name, "iou_thresh": iou_thresh, **(settings or {})}
-        self._rows = RowFiles(output_dir, asked, resume)
+        self._asked = images
+        self._rows = RowFiles(
+            output_dir,
+            {"dataset": dataset_name, "iou_thresh": iou_thresh, **(fingerprint or {})},
+            {image_id: entry_key(entry) for image_id, entry in self._objects.items()},
+            resume=resume,
+        )
 
     @property
     def done(self) -> set:
@@ -73,7 +80,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
         return set(self._rows.by_image)
 
     def reset(self):
-        self._rows.open(comm.get_rank())
+        self._rows.open()
 
     def process(self, inputs, outputs):
         for given, output in zip(inputs, outputs, strict=True):
@@ -97,12 +104,10 @@ class KnownCauseEvaluator(DatasetEvaluator):
             ``{"known_causes": {...}}`` in percent, with ``num_detections``; None on other than the
             main process.
         """
-        comm.synchronize()
-        parts = comm.gather(self._rows.by_image, dst=0)
-        if not comm.is_main_process():
+        by_image = self._rows.gather(self._asked)
+        if by_image is None:
             return None
-        by_image = {image_id: rows for part in parts for image_id, rows in part.items()}
-        rows = [row for image_id in self._objects for row in by_image.get(image_id, ())]
+        rows = [row for of_image in by_image.values() for row in of_image]
         result = {"num_detections": len(rows)}
         for key in dict.fromkeys(key for row in rows for key in row):
             result[key] = 100 * float(np.mean([row[key] for row in rows if key in row]))

@@ -5,9 +5,9 @@ CVPR 2021). For comparison with the maps that gradients give.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from odam_d2.core.rise import reliability, rise_mask, similarity
+from odam_d2.files import read_torch, write_torch
+from odam_d2.fingerprint import describe, differences, digest, versions
 from odam_d2.structures import OdamMaps
 
 from .settings import DRiseSettings
@@ -39,29 +41,52 @@ class _Sums:
     Attributes:
         halves: (2, N, h, w) float64.
         count: masks so far.
+        settled: whether that is enough, whatever their number.
+
+    Args:
+        shape: (N, h, w).
+        path: of the file; None for none.
+        fingerprint: what the sums depend on; those of another one are not gone on with.
     """
 
-    def __init__(self, shape: tuple[int, int, int], path: Path | None):
-        self.path = path
-        self.halves = torch.zeros(2, *shape, dtype=torch.float64)
-        self.count = 0
-        if path is not None and path.is_file():
-            state = torch.load(path, weights_only=True)
+    def __init__(self, shape: tuple[int, int, int], path: Path | None, fingerprint: dict):
+        self.path, self.fingerprint = path, fingerprint
+        self.halves, self.count = torch.zeros(2, *shape, dtype=torch.float64), 0
+        self.settled = False
+        state = None if path is None else read_torch(path, self._is_state)
+        if state is None:
+            return
+        if why := differences(state["fingerprint"], fingerprint):
+            logger.info("%s is of an earlier run, and its sums are made again: %s.", path, why)
+        else:
             self.halves, self.count = state["halves"], state["count"]
+            self.settled = state["settled"]
+
+    def _is_state(self, state: dict) -> bool:
+        halves = state["halves"]
+        return (
+            isinstance(state["fingerprint"], dict)
+            and (halves.shape, halves.dtype) == (self.halves.shape, self.halves.dtype)
+            and bool(halves.isfinite().all())
+            and state["count"] >= 0
+            and isinstance(state["settled"], bool)
+        )
 
     def add(self, weights: Tensor, cells: Tensor) -> None:
         """Add masks (B, h, w), by how much of each detection they left (B, N)."""
+        halves, count = self.halves.clone(), self.count
         for weight, mask in zip(weights.double(), cells.double(), strict=True):
-            self.halves[self.count % 2] += weight[:, None, None] * mask
-            self.count += 1
+            halves[count % 2] += weight[:, None, None] * mask
+            count += 1
+        # At once, so that Ctrl-C finds all of the masks in the sums or none.
+        self.halves, self.count = halves, count
 
     def save(self) -> None:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".tmp")
-        torch.save({"halves": self.halves, "count": self.count}, unfinished)
-        unfinished.replace(self.path)
+        state = {"halves": self.halves, "count": self.count, "settled": self.settled}
+        write_torch(self.path, {**state, "fingerprint": self.fingerprint})
 
     @property
     def mean(self) -> Tensor:
@@ -74,6 +99,7 @@ def d_rise_maps(
     found: Instances,
     targets: tuple[str, ...],
     settings: DRiseSettings,
+    detector: object = None,
 ) -> OdamMaps:
     """
     One map for each detection of an image, the same for every target.
@@ -90,11 +116,15 @@ def d_rise_maps(
             counts as certain of its class.
         targets: names for the maps.
         settings: how many masks, and of what kind.
+        detector: what ``detect`` depends on: sums of another one are not gone on with.
     """
     image = given["image"]
     size = tuple(image.shape[-2:])
     grid = tuple(-(-side // STRIDE) for side in size)
-    sums = _Sums((len(found), *grid), _state_file(given, found, settings))
+    path, fingerprint = _state_file(given, found, settings), {}
+    if path is not None:
+        fingerprint = _fingerprint(found, settings, detector)
+    sums = _Sums((len(found), *grid), path, fingerprint)
     if len(found):
         _run(detect, given, found, settings, sums)
     pair = torch.ones(len(found), 2, dtype=torch.int64)
@@ -117,7 +147,7 @@ def _run(
     bar = tqdm(total=settings.num_masks, initial=sums.count, desc="D-RISE", unit="mask",
                leave=False, disable=None)  # fmt: skip
     try:
-        while sums.count < settings.num_masks:
+        while sums.count < settings.num_masks and not sums.settled:
             numbers = range(sums.count, min(sums.count + settings.batch_size, settings.num_masks))
             masks = torch.stack([_mask(given, number, settings) for number in numbers])
             outputs = detect([_masked(given, mask) for mask in masks])
@@ -128,11 +158,10 @@ def _run(
             sums.add(weights.cpu(), _cells(masks))
             bar.update(len(numbers))
             if sums.count // settings.check_every > before:
-                sums.save()
                 least = float(reliability(*sums.halves).min())
                 bar.set_postfix_str(f"reliability {least:.3f}")
-                if least >= settings.settled:
-                    break
+                sums.settled = least >= settings.settled
+                sums.save()
     finally:
         bar.close()
         sums.save()
@@ -170,11 +199,21 @@ def _probabilities(found: Instances, like: Instances) -> Tensor:
 
 
 def _state_file(given: dict, found: Instances, settings: DRiseSettings) -> Path | None:
-    """Named after all that the sums depend on."""
+    """Named after the image and its detections."""
     if not settings.state_dir:
         return None
-    parts = [given["image"], found.pred_boxes.tensor, found.pred_classes]
-    digest = hashlib.sha1(repr((settings.grid, settings.keep_prob, settings.seed)).encode())
-    for part in parts:
-        digest.update(part.detach().cpu().contiguous().numpy().tobytes())
-    return Path(settings.state_dir) / f"d_rise_{digest.hexdigest()[:20]}.pth"
+    about = [given["image"], found.pred_boxes.tensor, found.pred_classes]
+    return Path(settings.state_dir) / f"d_rise_{digest(about)}.pth"
+
+
+def _fingerprint(found: Instances, settings: DRiseSettings, detector: object) -> dict:
+    """
+    What else sums depend on. All settings: where they stop depends on how many masks there may be,
+    when it is looked at, and in which batches they come.
+    """
+    return {
+        "settings": describe(replace(settings, state_dir="")),
+        "detector": digest(detector),
+        "probabilities": digest(_probabilities(found, found)),
+        "versions": versions(),
+    }

@@ -22,7 +22,7 @@ from odam_d2.core.probabilities import Probability, linearised, loses_digits, re
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
 from odam_d2.modeling.d_rise import PROBABILITIES, d_rise_maps
 from odam_d2.modeling.losses import OdamTraining
-from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
 from odam_d2.modeling.views import class_name, view_of
 from odam_d2.structures import OdamMaps
 
@@ -111,9 +111,14 @@ class Explainer(ABC):
         # forward: hooks on the model are for the user's image, not for thousands of masked ones.
         detect = type(self)(self.original, replace(self.settings, record=False)).view().forward
         names = tuple(target.name for target in self.targets)
+        # What an NMS by maps makes of them depends on how they are made, not on which are asked for.
+        settings = replace(
+            self.settings, targets=(), class_names=None, record=False, d_rise=DRiseSettings()
+        )
+        detector = {"model": self.model, "settings": settings}
         for output, given in zip(outputs, batched_inputs, strict=True):
             found = output["instances"]
-            maps = d_rise_maps(detect, given, found, names, self.settings.d_rise)
+            maps = d_rise_maps(detect, given, found, names, self.settings.d_rise, detector)
             if found.has(PROBABILITIES):
                 found.remove(PROBABILITIES)
             found.odam_maps = maps
