@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from detectron2.utils.file_io import PathManager
 from few_images import few_images
 
 import odam_d2.analysis.detections as detections_module
@@ -23,6 +24,8 @@ from odam_d2.analysis.report import draw_error
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.errors import run_tool
+from odam_d2.fingerprint import of_detector
+from odam_d2.model_zoo import strip_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
@@ -55,7 +58,8 @@ def test_ap_is_that_of_cocos_evaluation(report):
     evaluator = COCOEvaluator(NAME, ("bbox",), distributed=False, use_fast_impl=False)
     evaluator.reset()
     rows = (folder / "detections/rows_0.jsonl").read_text().splitlines()[1:]
-    for image_id, found in map(json.loads, rows):
+    rows = [json.loads(row)["content"] for row in rows]
+    for image_id, found, _ in rows:
         evaluator._predictions.append({
             "image_id": image_id,
             "instances": [
@@ -65,7 +69,7 @@ def test_ap_is_that_of_cocos_evaluation(report):
                                              strict=True)
             ],
         })  # fmt: skip
-    ids = [json.loads(row)[0] for row in rows]
+    ids = [row[0] for row in rows]
     assert len(ids) == IMAGES
     assert content["AP"] == pytest.approx(evaluator.evaluate(img_ids=ids)["bbox"]["AP50"])
 
@@ -123,6 +127,25 @@ def test_a_second_run_does_not_detect_again(report, monkeypatch):
     monkeypatch.setattr(detections_module, "build_detection_test_loader", None)
     assert run("--output", str(folder), "--most", "1", "--iou-thresh", "0.75") == 0
     assert json.loads((folder / "errors.json").read_text())["AP"] < content["AP"]
+
+
+def test_other_weights_in_the_same_file_are_another_detector(tmp_path):
+    shipped = setup_cfg(CONFIG).MODEL.WEIGHTS
+    weights, folder = tmp_path / "weights.pth", tmp_path / "report"
+    strip_checkpoint(PathManager.get_local_path(shipped), weights)
+    opts = ["MODEL.WEIGHTS", str(weights), "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+    cfg = setup_cfg(CONFIG, opts)
+    model = Trainer.build_model(cfg).eval()
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    before = find_detections(model, cfg, NAME, folder, of_detector(cfg))
+    state = torch.load(weights, weights_only=True)
+    state["model"]["roi_heads.box_predictor.cls_score.bias"][-1] += 5  # background
+    torch.save(state, weights)
+    load_weights(model, cfg.MODEL.WEIGHTS)
+    after = find_detections(model, cfg, NAME, folder, of_detector(cfg))
+    assert sum(len(x["scores"]) for x in after.values()) < sum(
+        len(x["scores"]) for x in before.values()
+    )
 
 
 @pytest.fixture(scope="module")

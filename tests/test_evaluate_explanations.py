@@ -1,10 +1,14 @@
 """tools/evaluate_explanations.py and train_net.py on the shipped detector and a few pictures."""
 
 import json
+import logging
 import runpy
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from few_images import few_images
 
 import odam_d2.engine.explanation_run as explanation_run
@@ -95,6 +99,69 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
     assert evaluate(parts, "--json", json_of[parts]) == 0
     assert seen == [IMAGES - 2]
     assert Path(json_of[parts]).read_text() == Path(json_of[whole]).read_text()
+
+
+FAST = [
+    "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE", "0", "MODEL.ODAM.TARGETS", "['class']",
+    "INPUT.MIN_SIZE_TEST", "200",
+]  # fmt: skip
+
+
+def run_images(monkeypatch):
+    """How many images each evaluation runs the detector on."""
+    inference, seen = explanation_run.inference_on_dataset, []
+
+    def counted(model, loader, evaluator):
+        seen.append(len(loader))
+        return inference(model, loader, evaluator)
+
+    monkeypatch.setattr(explanation_run, "inference_on_dataset", counted)
+    return seen
+
+
+def figures(folder, *opts, num_images=IMAGES):
+    arguments = ["--num-images", str(num_images), "--json", f"{folder}.json"]
+    assert evaluate(folder, *arguments, opts=[*FAST, *opts]) == 0
+    return json.loads(Path(f"{folder}.json").read_text())
+
+
+def test_more_images_go_on_and_fewer_are_told_apart(tmp_path, monkeypatch):
+    seen = run_images(monkeypatch)
+    two, three = figures(tmp_path / "a", num_images=2), figures(tmp_path / "a", num_images=3)
+    assert seen == [2, 1]
+    assert three[NAME]["explanation-class"]["num_images"] == 3
+    assert figures(tmp_path / "a", num_images=2) == two
+    assert figures(tmp_path / "a", num_images=3) == three
+    assert seen == [2, 1]
+    assert figures(tmp_path / "fresh", num_images=3) == three
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [["TEST.DETECTIONS_PER_IMAGE", "2"], ["MODEL.PIXEL_MEAN", "[90.0, 90.0, 90.0]"]],
+)
+def test_another_setting_gives_the_figures_of_a_fresh_folder(tmp_path, opts, caplog, monkeypatch):
+    # The tool's own logging keeps what it says from pytest's.
+    monkeypatch.setattr(logging.getLogger("odam_d2.evaluation.rows"), "handlers", [caplog.handler])
+    figures(tmp_path / "used", num_images=2)
+    assert "of an earlier run" not in caplog.text
+    used = figures(tmp_path / "used", *opts, num_images=2)
+    assert used == figures(tmp_path / "fresh", *opts, num_images=2)
+    assert f"evaluated again: config.{opts[0]} (" in caplog.text
+
+
+def test_an_image_whose_file_or_labels_changed_is_evaluated_again(tmp_path, monkeypatch):
+    seen = run_images(monkeypatch)
+    before = figures(tmp_path / "a", num_images=3)
+    first, second, *others = DatasetCatalog.get(NAME)
+    black = np.zeros((second["height"], second["width"], 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "black.png"), black)
+    first = first | {"annotations": first["annotations"][1:]}
+    second = second | {"file_name": str(tmp_path / "black.png")}
+    monkeypatch.setitem(DatasetCatalog.data, NAME, lambda: [first, second, *others])
+    after = figures(tmp_path / "a", num_images=3)
+    assert seen == [3, 2]
+    assert after == figures(tmp_path / "fresh", num_images=3) != before
 
 
 def test_d_rise_keeps_its_sums(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,10 @@ from tqdm import tqdm
 
 from odam_d2 import OdamMaps, explain
 from odam_d2.data.mapper import PictureMapper
+from odam_d2.files import read_torch, write_torch
+from odam_d2.fingerprint import describe, differences
+
+logger = logging.getLogger(__name__)
 
 _GEOMETRY = ("origins", "strides", "grid_sizes", "image_sizes", "levels")
 
@@ -108,12 +113,15 @@ def collect(
             )
 
 
-def save(candidates: list[Candidates], path: Path) -> None:
-    """Write candidates to a file, whole or not at all; maps in half precision."""
+def save(candidates: list[Candidates], path: Path, fingerprint: Mapping | None = None) -> None:
+    """
+    Write candidates to a file; maps in half precision.
+
+    Args:
+        fingerprint: what they depend on, see :mod:`odam_d2.fingerprint`.
+    """
     fields = [_to_fields(of_image) for of_image in candidates]
-    unfinished = path.with_suffix(".tmp")
-    torch.save(fields, unfinished)
-    unfinished.replace(path)
+    write_torch(path, {"fingerprint": describe(fingerprint or {}), "candidates": fields})
 
 
 def _to_fields(candidates: Candidates) -> dict:
@@ -126,13 +134,26 @@ def _to_fields(candidates: Candidates) -> dict:
     }
 
 
-def load(path: Path) -> list[Candidates]:
-    """Read what :func:`save` wrote."""
-    found = torch.load(path, weights_only=True)
-    return [
-        Candidates(**{**fields, "maps": OdamMaps(["class"], **_to_float(fields["maps"]))})
-        for fields in found
-    ]
+def load(path: Path, fingerprint: Mapping | None = None) -> list[Candidates] | None:
+    """
+    Read what :func:`save` wrote.
+
+    Returns:
+        None where there is none, or, with a line in the log, where it is damaged or of another
+        fingerprint.
+    """
+    # To have read all of it is the check.
+    found = read_torch(path, lambda content: [_from_fields(x) for x in content["candidates"]] != [])
+    if found is None:
+        return None
+    if why := differences(found["fingerprint"], describe(fingerprint or {})):
+        logger.info("%s is of an earlier run, and made again: %s.", path, why)
+        return None
+    return [_from_fields(fields) for fields in found["candidates"]]
+
+
+def _from_fields(fields: dict) -> Candidates:
+    return Candidates(**{**fields, "maps": OdamMaps(["class"], **_to_float(fields["maps"]))})
 
 
 def _to_float(maps: dict) -> dict:

@@ -1,8 +1,10 @@
-"""The experiment from training to figures. Each step leaves a file, and is skipped if it exists."""
+"""
+The experiment from training to figures. Each step leaves a file, and is skipped where that is whole
+and of the same fingerprint, see :mod:`odam_d2.fingerprint`.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +12,22 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.engine.checks import check_dataset
+from odam_d2.engine.whole_checkpoints import is_whole, last_whole, remove_checkpoints
+from odam_d2.files import read_json, write_json
+from odam_d2.fingerprint import (
+    ONLY_FOR_TESTING,
+    describe,
+    differences,
+    digest,
+    entry_key,
+    of_detector,
+)
 
 from .candidates import Candidates, collect, load, save, without_nms
 from .measures import detection_figures, pair_figures
@@ -22,6 +35,8 @@ from .plan import Run
 from .tuning import GRIDS, METHODS, tune
 
 __all__ = ["Experiment", "run_all"]
+
+logger = logging.getLogger(__name__)
 
 # More than any of these detectors has above its score threshold: a dense one has many for each
 # object, and where only the best were kept, whole objects would be missing.
@@ -54,12 +69,22 @@ class Experiment:
         return cfg
 
     def train(self, run: Run) -> Path:
-        """Train, or go on training; returns the checkpoint."""
-        done = self.output / run.name / "model_final.pth"
-        if not done.is_file():
-            cfg = self.cfg(run)
-            done.parent.mkdir(parents=True, exist_ok=True)
-            setup_logger(str(done.parent))
+        """Train, or go on training, unless that is done; returns the checkpoint."""
+        cfg, folder = self.cfg(run), self.output / run.name
+        done, record = folder / "model_final.pth", folder / "training.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        fingerprint = describe(_of_training(cfg))
+        written = read_json(record, lambda content: isinstance(content, dict))
+        if why := differences(written or {}, fingerprint):
+            if done.exists() or last_whole(folder):
+                logger.info("%s is of an earlier run, and is trained again: %s.", folder, why)
+            remove_checkpoints(folder)
+            write_json(record, fingerprint)
+        if not is_whole(done):
+            if not last_whole(folder):
+                remove_checkpoints(folder)
+            setup_logger(str(folder))
+            seed_all_rng(cfg.SEED)
             trainer = _QuietTrainer(cfg)
             trainer.resume_or_load(resume=True)
             trainer.train()
@@ -68,25 +93,49 @@ class Experiment:
     def candidates(self, run: Run, split: str) -> list[Candidates]:
         """Of the images that thresholds are chosen on (``"train"``), or of all (``"val"``)."""
         path = self.output / run.name / f"candidates_{split}.pth"
-        if not path.is_file():
-            cfg = without_nms(self.cfg(run), _MOST_CANDIDATES)
+        cfg, fingerprint = self._detector(run), self._of_candidates(run, split)
+        found = load(path, fingerprint)
+        if found is None:
             model = Trainer.build_model(cfg).eval()
-            load_weights(model, str(self.output / run.name / "model_final.pth"))
-            images = self.tuning_images if split == "train" else None
-            save(list(collect(model, cfg, getattr(run, split), images)), path)
-        return load(path)
+            load_weights(model, cfg.MODEL.WEIGHTS)
+            save(list(collect(model, cfg, getattr(run, split), self._images(split))), path,
+                 fingerprint)  # fmt: skip
+            found = load(path, fingerprint)
+        return found
+
+    def _images(self, split: str) -> int | None:
+        return self.tuning_images if split == "train" else None
+
+    def _detector(self, run: Run) -> CfgNode:
+        """The config of the trained detector, without NMS."""
+        cfg = without_nms(self.cfg(run), _MOST_CANDIDATES)
+        cfg.MODEL.WEIGHTS = str(self.output / run.name / "model_final.pth")
+        cfg.freeze()
+        return cfg
+
+    def _of_candidates(self, run: Run, split: str) -> dict:
+        """What candidates depend on, see :mod:`odam_d2.fingerprint`; not before the training."""
+        dataset = getattr(run, split)
+        images = DatasetCatalog.get(dataset)[: self._images(split)]
+        keys = digest([entry_key(entry) for entry in images])
+        return {**of_detector(self._detector(run)), "dataset": dataset, "images": keys}
 
     def figures(self, run: Run) -> dict:
         """All figures of one run: ``pairs``, and for each method ``settings`` and ``figures``."""
         path = self.output / run.name / "figures.json"
+        self.train(run)
         asked = {"overlap": self.overlap, "precision": self.precision,
                  "tuning_images": self.tuning_images,
-                 "tried": {method: len(GRIDS[method]) for method in METHODS}}  # fmt: skip
-        if path.is_file():
-            found = json.loads(path.read_text())
-            if found["asked"] == asked:
+                 "tried": {method: digest(GRIDS[method]) for method in METHODS},
+                 "candidates": {split: self._of_candidates(run, split)
+                                for split in ("train", "val")}}  # fmt: skip
+        asked = describe(asked)
+        found = read_json(path, lambda content: content["checksum"] == _checksum(content))
+        if found is not None:
+            why = differences(found["asked"], asked)
+            if not why:
                 return found
-        self.train(run)
+            logger.info("%s is of an earlier run, and made again: %s.", path, why)
         train, val = (self.candidates(run, split) for split in ("train", "val"))
         objects, val_objects = (_entries(getattr(run, split)) for split in ("train", "val"))
         found = {"asked": asked, "pairs": pair_figures(val, val_objects, self.overlap)}
@@ -95,10 +144,19 @@ class Experiment:
             settings = tune(method, train, objects, *limits)
             figures = detection_figures(run.val, val, val_objects, method, settings, *limits)
             found[method] = {"settings": settings, "figures": figures}
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(found, indent=2))
-        unfinished.replace(path)
+        write_json(path, {**found, "checksum": _checksum(found)})
         return found
+
+
+def _of_training(cfg: CfgNode) -> dict:
+    """What the weights at the end of a training depend on."""
+    images = [entry for name in cfg.DATASETS.TRAIN for entry in DatasetCatalog.get(name)]
+    keys = digest([entry_key(entry) for entry in images])
+    return {**of_detector(cfg, ONLY_FOR_TESTING), "images": keys}
+
+
+def _checksum(figures: dict) -> str:
+    return digest({key: value for key, value in figures.items() if key != "checksum"})
 
 
 class _QuietTrainer(Trainer):
@@ -125,5 +183,5 @@ def run_all(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[Run, 
     with tqdm(runs, "crowd experiment", unit="run") as bar:
         for run in bar:
             bar.set_postfix_str(run.name)
-            logging.getLogger("odam_d2").info("crowd experiment: %s", run.name)
+            logger.info("crowd experiment: %s", run.name)
             yield run, experiment.figures(run)

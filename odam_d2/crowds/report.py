@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+
+from odam_d2.files import whole_file, write_json, write_text
 
 from .plan import VARIANTS, Run
 from .tuning import METHODS
@@ -78,9 +79,8 @@ def write_report(results: Results, output: Path) -> Path:
     """
     summary = summarize(results)
     settings = {run.name: {m: found[m]["settings"] for m in METHODS} for run, found in results}
-    text = json.dumps({"figures": summary, "settings": settings}, indent=2)
-    (output / "results.json").write_text(text + "\n")
-    (output / "tables.md").write_text(_tables(summary))
+    write_json(output / "results.json", {"figures": summary, "settings": settings})
+    write_text(output / "tables.md", _tables(summary))
     _plot(summary, output / "recall.png")
     return output / "tables.md"
 
@@ -108,5 +108,6 @@ def _plot(summary: dict, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].legend(fontsize=8, frameon=False, loc="upper left")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)

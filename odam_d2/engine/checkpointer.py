@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer
 
 from .safe_pickle import load_arrays, load_tensors
+from .whole_checkpoints import WholeCheckpointer
 
 __all__ = ["SafeCheckpointer"]
 
@@ -21,7 +21,7 @@ class _WeightsOnly(Checkpointer):
         return load_tensors(f)
 
 
-class SafeCheckpointer(DetectionCheckpointer, _WeightsOnly):
+class SafeCheckpointer(WholeCheckpointer, _WeightsOnly):
     """
     Loads what Detectron2's checkpointer loads, of files that hold arrays, tensors and containers:
     ``.pth``, and ``.pkl`` and ``.pyth`` of Detectron2's, Caffe2's and pycls's model zoos.

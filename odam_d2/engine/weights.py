@@ -4,7 +4,6 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -18,8 +17,7 @@ __all__ = ["check_weights_exist", "checkpoint_errors", "load_weights", "starting
 
 def starting_weights(weights: str, output_dir: str, resume: bool) -> str:
     """``weights``, or when resuming the last checkpoint in ``output_dir`` if there is one."""
-    last = DetectionCheckpointer(None, output_dir)
-    return last.get_checkpoint_file() if resume and last.has_checkpoint() else weights
+    return (resume and SafeCheckpointer(None, output_dir).get_checkpoint_file()) or weights
 
 
 def check_weights_exist(weights: str) -> None:

@@ -111,7 +111,7 @@ class Explainer(ABC):
         # forward: hooks on the model are for the user's image, not for thousands of masked ones.
         detect = type(self)(self.original, replace(self.settings, record=False)).view().forward
         names = tuple(target.name for target in self.targets)
-        # What an NMS by maps makes of them depends on how they are made, not on which are asked for.
+        # How maps are made matters where the NMS goes by them, not which ones are asked for.
         settings = replace(
             self.settings, targets=(), class_names=None, record=False, d_rise=DRiseSettings()
         )
