@@ -19,6 +19,7 @@ from tabulate import tabulate
 from odam_d2.analysis.run import analyse_errors
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
+from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError, run_tool
 
@@ -57,6 +58,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )
     cfg = setup_cfg(args.config_file, args.opts)
     register_datasets()
+    refuse_augmentation(cfg)
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the data set to analyse")
     cfg.freeze()

@@ -31,6 +31,7 @@ import torch
 
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
+from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
 from odam_d2.engine.methods_benchmark import measure_methods
 from odam_d2.engine.nms_benchmark import measure_nms
@@ -77,6 +78,7 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
         raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
     cfg = setup_cfg(args.config_file, args.opts)
     cfg.freeze()
+    refuse_augmentation(cfg)
     register_datasets()  # whose classes targets may name
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
+from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_num_gpus
 from odam_d2.engine.explanation_run import evaluate_methods
 from odam_d2.errors import UserError, run_tool
@@ -52,6 +53,7 @@ def get_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> CfgNode:
     cfg = setup_cfg(args.config_file, args.opts)
     register_datasets()
+    refuse_augmentation(cfg)
     if not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
     if not cfg.DATASETS.TEST:

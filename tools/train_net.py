@@ -44,6 +44,8 @@ def main(args: argparse.Namespace) -> dict:
     model = Trainer.build_model(cfg)
     load_weights(model, starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
     results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_augmentation(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

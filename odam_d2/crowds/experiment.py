@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from odam_d2.engine import Trainer, load_weights, setup_cfg
+from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_dataset
 from odam_d2.engine.whole_checkpoints import is_whole, last_whole, remove_checkpoints
 from odam_d2.files import read_json, write_json
@@ -65,6 +66,7 @@ class Experiment:
     def cfg(self, run: Run) -> CfgNode:
         """The config of a training."""
         cfg = setup_cfg(str(run.config(self.configs)), [*run.opts(self.output), *self.opts])
+        refuse_augmentation(cfg)
         cfg.freeze()
         return cfg
 

@@ -14,6 +14,7 @@ from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
+from .augmentation import check_augmentation
 from .evaluators import check_evaluators
 from .weights import check_weights_exist, starting_weights
 
@@ -46,6 +47,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             file.
     """
     check_evaluators(cfg)
+    check_augmentation(cfg)
     needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
     for name in needed:
         check_dataset(name)

@@ -13,6 +13,7 @@ from torch import nn
 from odam_d2.errors import UserError
 from odam_d2.modeling.settings import ExplainSettings
 
+from .augmentation import refuse_augmentation
 from .lazy_setup import select, setup_lazy
 from .lazy_trainer import build_lazy, build_lazy_model, dataset_names
 from .setup import setup_cfg
@@ -96,6 +97,7 @@ def set_score_threshold(cfg: CfgNode, threshold: float) -> None:
 
 def _from_yaml(cfg: CfgNode, score_threshold: float | None) -> Detector:
     _check_format("INPUT.FORMAT", cfg.INPUT.FORMAT)
+    refuse_augmentation(cfg)
     cfg = cfg.clone()
     if score_threshold is not None:
         cfg.defrost()

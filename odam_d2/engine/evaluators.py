@@ -73,18 +73,25 @@ def check_evaluators(cfg: CfgNode) -> None:
 
 
 def build_evaluator(
-    cfg: CfgNode, dataset_name: str, model: nn.Module | None = None
+    cfg: CfgNode,
+    dataset_name: str,
+    model: nn.Module | None = None,
+    folder: str = "inference",
+    maps: bool = True,
 ) -> DatasetEvaluator:
     """
     The evaluator that a data set has by itself (``evaluator_type`` of its metadata), and those that
-    ``TEST.ODAM.EVALUATORS`` names. They write to ``OUTPUT_DIR/inference/DATASET``.
+    ``TEST.ODAM.EVALUATORS`` names. They write to ``OUTPUT_DIR/FOLDER/DATASET``.
 
     Args:
         model: what is evaluated; without it, there is no deletion and insertion.
+        folder: see above.
+        maps: whether evaluators of heat maps are among them.
     """
-    output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    output_dir = os.path.join(cfg.OUTPUT_DIR, folder, dataset_name)
     crowds = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
     more = cfg.TEST.ODAM.EVALUATORS if "ODAM" in cfg.TEST else []
+    more = [name for name in more if maps or name not in _OF_MAPS]
     kinds = [_crowd if crowds else _coco, *(_MORE[name] for name in more)]
     evaluators = [kind(cfg, dataset_name, output_dir, model) for kind in dict.fromkeys(kinds)]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

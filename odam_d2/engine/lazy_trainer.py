@@ -29,7 +29,13 @@ from .checks import check_dataset
 from .lazy_setup import select
 from .proposals import check_proposals
 from .training import nothing_lost
-from .weights import check_weights_exist, checkpoint_errors, load_weights, starting_weights
+from .weights import (
+    check_finite,
+    check_weights_exist,
+    checkpoint_errors,
+    load_weights,
+    starting_weights,
+)
 
 __all__ = [
     "build_lazy",
@@ -146,8 +152,10 @@ def _resume_or_load(
     cfg: Mapping, trainer: TrainerBase, checkpointer: SafeCheckpointer, resume: bool
 ) -> int:
     """Load what the training starts from; the number of its first iteration."""
-    with checkpoint_errors(_starting_weights(cfg, resume)):
+    weights = _starting_weights(cfg, resume)
+    with checkpoint_errors(weights):
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    check_finite(checkpointer.model, weights)
     # A checkpoint has the number of the iteration that it was saved after.
     return trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
 

@@ -4,20 +4,23 @@ import weakref
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 
+from .augmentation import without_maps
 from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
 from .proposals import check_proposals
 from .training import nothing_lost
-from .weights import checkpoint_errors, starting_weights
+from .weights import check_finite, checkpoint_errors, starting_weights
 
 __all__ = ["Trainer"]
 
@@ -79,10 +82,29 @@ class Trainer(DefaultTrainer):
             evaluators = [build_evaluator(cfg, name, plain) for name in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)
 
+    @classmethod
+    def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """
+        What ``TEST.AUG`` asks for, as by Detectron2's own ``tools/train_net.py``: detections of
+        several sizes and mirror images of each image, merged. They are boxes (and masks) only: no
+        one pass of the network made them that a heat map could explain.
+
+        Returns:
+            ``{"bbox_TTA": {metric: value}, ...}``.
+        """
+        augmented = GeneralizedRCNNWithTTA(cfg, without_maps(model))
+        evaluators = [
+            build_evaluator(cfg, name, folder="inference_TTA", maps=False)
+            for name in cfg.DATASETS.TEST
+        ]
+        found = super().test(cfg, augmented, evaluators)
+        return {f"{name}_TTA": value for name, value in found.items()}
+
     def build_hooks(self) -> list[HookBase]:
         """
-        Detectron2's, and pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks. They save
-        by a checkpointer that reads files as data, in the place of Detectron2's.
+        Detectron2's, pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks, and after the
+        last iteration what ``TEST.AUG`` asks for. They save by a checkpointer that reads files as
+        data, in the place of Detectron2's.
         """
         self.checkpointer = SafeCheckpointer(
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
@@ -92,13 +114,22 @@ class Trainer(DefaultTrainer):
         if node is not None and node.LOSS.NAME and node.LOSS.VIS_PERIOD > 0:
             # Before the writers, which write what the storage has.
             found.insert(0, HeatMapImages(self.cfg, node.LOSS.VIS_PERIOD))
+        if self.cfg.TEST.AUG.ENABLED:
+            evaluation = hooks.EvalHook(
+                0, lambda: self.test_with_augmentation(self.cfg, self.model)
+            )
+            # The main process has writers, last.
+            found.insert(len(found) - comm.is_main_process(), evaluation)
         return found
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As in Detectron2, with a :class:`UserError` for a file that is no checkpoint."""
+        """
+        As in Detectron2, with a :class:`UserError` for a file that is no checkpoint, or not finite.
+        """
         weights = starting_weights(self.cfg.MODEL.WEIGHTS, self.cfg.OUTPUT_DIR, resume)
         with checkpoint_errors(weights):
             super().resume_or_load(resume)
+        check_finite(self.checkpointer.model, weights)
 
     def train(self):
         """

@@ -12,7 +12,13 @@ from odam_d2.model_zoo.handler import OdamHandler
 
 from .checkpointer import SafeCheckpointer
 
-__all__ = ["check_weights_exist", "checkpoint_errors", "load_weights", "starting_weights"]
+__all__ = [
+    "check_finite",
+    "check_weights_exist",
+    "checkpoint_errors",
+    "load_weights",
+    "starting_weights",
+]
 
 
 def starting_weights(weights: str, output_dir: str, resume: bool) -> str:
@@ -54,7 +60,8 @@ def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> 
     Load a trained detector into ``model``, in place, by Detectron2's own checkpointer.
 
     Unlike it, refuse a checkpoint that leaves a parameter of the model as it was initialised: fine
-    for training, meaningless detections otherwise.
+    for training, meaningless detections otherwise. Refuse one with values that are not finite, too:
+    a detector with NaN finds nothing, and says nothing of it.
 
     Args:
         model: any Detectron2 model.
@@ -62,7 +69,7 @@ def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> 
         key: where the config names it, for the message.
 
     Raises:
-        UserError: no such file, not a checkpoint, or it does not fit the model.
+        UserError: no such file, not a checkpoint, or it does not fit the model or is not finite.
     """
     if not weights:
         raise UserError(f"{key} is empty: name the checkpoint to use")
@@ -71,6 +78,23 @@ def load_weights(model: nn.Module, weights: str, key: str = "MODEL.WEIGHTS") -> 
     with checkpoint_errors(weights):
         checkpointer.load(weights)
     _refuse_misfit(weights, checkpointer.incompatible)
+    check_finite(model, weights)
+
+
+def check_finite(model: nn.Module, weights: str) -> None:
+    """
+    Raise a :class:`UserError` when a parameter or buffer of a model is not finite.
+
+    Args:
+        weights: where it was loaded from, for the message.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not (finite := value.isfinite()).all():
+            count = value.numel() - int(finite.sum())
+            raise UserError(
+                f"weights {weights!r} are not finite: {count} of the {value.numel()} values of "
+                f"{name} are NaN or infinite; use a checkpoint from before the training diverged"
+            )
 
 
 class _RecordingCheckpointer(SafeCheckpointer):
