@@ -38,6 +38,7 @@ TESTS = {
     "odam_d2/core/roi_align.py": ["tests/core/test_roi_align.py", "tests/modeling/test_explain.py"],
     "odam_d2/core/targets.py": ["tests/core/test_targets.py", "tests/modeling/test_outputs.py"],
     "odam_d2/core/windows.py": [
+        "tests/core/test_windows.py",
         "tests/core/test_heatmap.py",
         "tests/core/test_dense_windows.py",
         "tests/core/test_roi_align.py",
@@ -46,6 +47,7 @@ TESTS = {
     "odam_d2/structures/*": ["tests/test_odam_maps.py"],
     "odam_d2/evaluation/crowd*.py": [
         "tests/test_crowd_protocol.py",
+        "tests/test_crowd_loops.py",
         "tests/test_crowd_evaluator.py",
         "tests/test_crowdhuman.py",
     ],
