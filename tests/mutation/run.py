@@ -105,20 +105,27 @@ def reasons(mutants: list[Mutant]) -> list[str | None]:
     return [known.get(change(mutant)) for mutant in mutants]
 
 
+def unchanged(workers: list[Worker], tests: list[str]) -> dict[str, float]:
+    """Seconds that each test file, or folder, takes with the code as it is, where all must pass."""
+    seconds = dict.fromkeys(tests, 0.0)
+    for worker in workers:  # each writes its own bytecode
+        found = worker.run(tests, 3600)
+        if found["outcome"] != "survived":
+            raise SystemExit(f"error: {found['failed']} fails on unchanged code")
+        for test in tests:
+            mine = (s for f, s in found["files"].items() if f == test or f.startswith(f"{test}/"))
+            seconds[test] = max(seconds[test], sum(mine))
+        print(f"{len(tests)} test files pass in {found['seconds']:.0f} s", flush=True)
+    return seconds
+
+
 def run_all(arguments: argparse.Namespace, mutants: dict[int, Mutant]) -> list[dict]:
     """Results in the order of the sample; each also goes to the screen as it comes."""
     work = arguments.output / "work"
     datasets = Path(os.environ["ODAM_DATASETS"]) if os.environ.get("ODAM_DATASETS") else None
     workers = [Worker(work / str(n), arguments.python, datasets) for n in range(arguments.jobs)]
-    asked = sorted({test for m in mutants.values() for test in tests_of(m)})
-    print(f"{len(mutants)} mutants; {len(asked)} test files, unchanged:", flush=True)
-    seconds: dict[str, float] = {}
-    for worker in workers:  # each writes its own bytecode
-        first = worker.run(asked, 3600)
-        if first["outcome"] != "survived":
-            raise SystemExit(f"error: {first['failed']} fails on unchanged code")
-        seconds |= {test: max(first["files"].get(test, 0), seconds.get(test, 0)) for test in asked}
-    print(f"pass in {first['seconds']:.0f} s", flush=True)
+    print(f"{len(mutants)} mutants", flush=True)
+    seconds = unchanged(workers, sorted({test for m in mutants.values() for test in tests_of(m)}))
     waiting: queue.Queue = queue.Queue()
     for item in mutants.items():
         waiting.put(item)
@@ -136,7 +143,7 @@ def run_all(arguments: argparse.Namespace, mutants: dict[int, Mutant]) -> list[d
             print(f"{number:4} {found['outcome']:9}{found['seconds']:6.1f} s  {mutant.file}:"
                   f"{mutant.line} {mutant.operator}", flush=True)  # fmt: skip
 
-    threads = [threading.Thread(target=work_off, args=(worker,)) for worker in workers]
+    threads = [threading.Thread(target=work_off, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -55,12 +55,14 @@ def _run(job: dict) -> dict:
         _test(job, outlet)
     os.close(outlet)
     status = None
-    while status is None and time.monotonic() - start < job["limit"]:
-        time.sleep(0.05)
-        done, code = os.waitpid(child, os.WNOHANG)
-        status = code if done else None
-    with contextlib.suppress(ProcessLookupError):  # whatever it started goes with it
-        os.killpg(child, signal.SIGKILL)
+    try:
+        while status is None and time.monotonic() - start < job["limit"]:
+            time.sleep(0.05)
+            done, code = os.waitpid(child, os.WNOHANG)
+            status = code if done else None
+    finally:  # also when interrupted; whatever it started goes with it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     if status is None:
         os.waitpid(child, 0)
     with os.fdopen(inlet) as file:
