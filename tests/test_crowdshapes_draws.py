@@ -15,7 +15,7 @@ from odam_d2.data import crowdshapes as cs
 from odam_d2.data.crowdshapes.background import draw_background
 from odam_d2.data.crowdshapes.badge import contrasting_colours, luma
 from odam_d2.data.crowdshapes.character import draw_character, sample_character
-from odam_d2.data.crowdshapes.scene import box_iou
+from odam_d2.data.crowdshapes.scene import box_iou, tight_box
 
 
 def sha(parts) -> str:
@@ -58,6 +58,18 @@ def test_scenes_are_pinned():
         sha(json.dumps(found, sort_keys=True).encode() for found in objects) == "4f8da5cdac2184b2"
     )
     assert sha(cs.render_scene(scene).tobytes() for scene in scenes[:6]) == "e6a6f49925160005"
+
+
+def test_characters_stay_inside_the_margin():
+    """And reach it: what is drawn of them, not the empty pixels around it, keeps the distance."""
+    config = replace(cs.PRESETS["plain"], width=90, height=75, unit=(6.0, 6.0), margin=7)
+    nearest = []
+    for k in range(14):
+        for placement in cs.sample_scene(config, (6, k)).placements:
+            drawn = draw_character(placement.character).label > 0
+            x1, y1, x2, y2 = tight_box(drawn, placement.window())
+            nearest.append((x1, y1, 90 - x2, 75 - y2))
+    assert np.array(nearest).min(axis=0).tolist() == [7] * 4
 
 
 @pytest.mark.parametrize(

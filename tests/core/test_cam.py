@@ -41,6 +41,20 @@ def test_equal_to_the_published_formula(plus, dtype):
         assert float((ours[row] - expected).abs().max() / expected.abs().max()) < tolerance
 
 
+@pytest.mark.parametrize("method", [grad_cam, grad_cam_pp])
+def test_any_number_of_leading_axes(method):
+    """One map, and instances with targets each, are what they are one at a time."""
+    generator = torch.Generator().manual_seed(5)
+    gradient = torch.randn(3, 2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    feature = torch.rand(3, 1, 4, 5, 6, generator=generator, dtype=torch.float64)
+    together = method(gradient, feature)
+    assert together.shape == (3, 2, 5, 6)
+    for i in range(3):
+        for t in range(2):
+            alone = method(gradient[i, t], feature[i, 0])
+            torch.testing.assert_close(together[i, t], alone)
+
+
 def test_a_zero_gradient_gives_a_zero_map():
     zero, feature = torch.zeros(1, 2, 3, 5), torch.ones(1, 2, 3, 5)
     assert not grad_cam(zero, feature).any()

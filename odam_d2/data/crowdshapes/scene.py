@@ -31,7 +31,7 @@ class SceneConfig:
         pair_iou: IoU of the visible boxes of such a pair when it is placed.
         min_visibility: no character's visible area falls below this fraction of its full area.
         min_badge_visibility: the same for its badge.
-        margin: every character stays this many pixels inside the image.
+        margin: every character stays this many pixels inside the image; 2 or more.
         clutter: smallest and largest number of distracting shapes in the background.
     """
 
