@@ -55,8 +55,8 @@ def find_detections(
         )
     try:
         for batch in tqdm(loader, f"detections in {dataset}", unit="image"):
-            with borrowed(model):
-                outputs = model(batch)
+            with borrowed(model) as detector:
+                outputs = detector(batch)
             for given, output in zip(batch, outputs, strict=True):
                 found = output["instances"].to("cpu")
                 rows.add(

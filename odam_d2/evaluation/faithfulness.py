@@ -103,9 +103,9 @@ class Faithfulness:
 
     def _scores(self, given: dict, detection: Instances, images: Tensor) -> Tensor:
         scores = []
-        with borrowed(self.model):
+        with borrowed(self.model) as model:
             # Without its own settings, a model of ours does not explain perturbed images.
-            detector = view_of(self.model, odam=None, odam_training=None)
+            detector = view_of(model, odam=None, odam_training=None)
             for batch in images.split(self.settings.batch_size):
                 # forward: the model's hooks are for the user's own images
                 outputs = detector.forward([given | {"image": image} for image in batch])

@@ -20,7 +20,7 @@ from .explainers import Explainer, build_explainer
 from .explainers.output_maps import output_maps
 from .explainers.reading import split_by_image
 from .settings import ExplainSettings
-from .state import borrowed
+from .state import borrowed, held_in_evaluation
 
 __all__ = ["explain", "explain_boxes", "explain_outputs"]
 
@@ -59,8 +59,8 @@ def explain(
         UnsupportedModelError: the model, or a part of it that the message names, is of no kind
             that can be explained.
     """
-    with borrowed(model):
-        explainer = _explainer(model, targets, settings)
+    with borrowed(model) as borrowed_model:
+        explainer = _explainer(borrowed_model, targets, settings)
         explainer.check_inputs(batched_inputs)
         return explainer.finish(explainer.view()(batched_inputs), batched_inputs)
 
@@ -94,8 +94,8 @@ def explain_boxes(
         ValueError: as :func:`explain`; also when boxes and classes do not match the images, or a
             box is not finite, or a class does not exist.
     """
-    with borrowed(model):
-        explainer = _explainer(model, targets, settings)
+    with borrowed(model) as borrowed_model:
+        explainer = _explainer(borrowed_model, targets, settings)
         sizes = [_sizes(model, x) for x in batched_inputs]
         boxes, classes = _check_boxes(explainer, batched_inputs, boxes, classes)
         if explainer.settings.method == "d_rise":
@@ -147,7 +147,7 @@ def explain_outputs(
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     _check_names(targets)
     of_outputs = _settings_of_outputs(layer, settings)
-    with borrowed(model):
+    with held_in_evaluation(model):
         found = output_maps(model, batched_inputs, outputs, layer or "", targets, of_outputs)
         return split_by_image(OdamMaps(targets, found.values, **found.geometry), found.counts)
 

@@ -82,8 +82,8 @@ class _Explaining:
     @contextmanager
     def _explainer(self, batched_inputs: list[dict]) -> Iterator[Explainer]:
         """The explainer of this model, in evaluation mode."""
-        with borrowed(self):
-            explainer = build_explainer(self, self.odam)
+        with borrowed(self) as model:
+            explainer = build_explainer(model, self.odam)
             explainer.check_inputs(batched_inputs)
             yield explainer
 
