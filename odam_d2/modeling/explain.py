@@ -149,7 +149,7 @@ def explain_outputs(
     of_outputs = _settings_of_outputs(layer, settings)
     with held_in_evaluation(model):
         found = output_maps(model, batched_inputs, outputs, layer or "", targets, of_outputs)
-        return split_by_image(OdamMaps(targets, found.values, **found.geometry), found.counts)
+        return split_by_image(OdamMaps(targets, found.values, **found.fields), found.counts)
 
 
 def _check_names(targets: tuple[str, ...]) -> None:

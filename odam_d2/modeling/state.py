@@ -13,16 +13,13 @@ from torch import nn
 
 from .evaluation_view import evaluation_view
 
-__all__ = ["borrowed", "held_in_evaluation"]
+__all__ = ["borrowed", "held_in_evaluation", "in_evaluation"]
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     """
-    The model to use for inference: the one that is given where all of it is in evaluation mode,
-    else a view of it that is, see :func:`evaluation_view`. So any number of threads may explain
-    with one model, whatever mode it is in, and nobody else sees a change. Where no view can be
-    made, the model is used itself, see :func:`held_in_evaluation`.
+    The model to use for inference, see :func:`in_evaluation`, given back as it was.
 
     Inside, gradients are off (whoever needs them turns them on for tensors of its own), and
     ``torch.inference_mode`` is off, because its tensors can never be differentiated; both are of
@@ -33,13 +30,29 @@ def borrowed(model: nn.Module) -> Iterator[nn.Module]:
     a function of the user's does. Then they come back as they were, but for when other threads
     run that may have drawn some as well: taking theirs back would be worse.
     """
-    with _random_numbers_kept(model), torch.inference_mode(False), torch.no_grad():
-        view = model if _is_in_evaluation(model) else evaluation_view(model)
-        if view is not None:
-            yield view
-        else:
-            with _held(model):
-                yield model
+    with (
+        _random_numbers_kept(model),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        in_evaluation(model) as view,
+    ):
+        yield view
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[nn.Module]:
+    """
+    The model that is given where all of it is in evaluation mode, else a view of it that is, see
+    :func:`evaluation_view`. So any number of threads may use one model, whatever mode it is in, and
+    nobody sees a change. Where no view can be made, the model is used itself, as by
+    :func:`held_in_evaluation`.
+    """
+    view = model if _is_in_evaluation(model) else evaluation_view(model)
+    if view is not None:
+        yield view
+    else:
+        with _held(model):
+            yield model
 
 
 @contextmanager

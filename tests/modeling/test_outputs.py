@@ -145,6 +145,20 @@ def test_a_level_that_an_instance_does_not_read_is_told(pyramid):
     assert [of_image.values.shape for of_image in maps] == [(1, 2, 2, 3)] * 2
 
 
+def test_a_saturated_score_is_flagged_and_not_taken_for_another_layers(pyramid):
+    """A probability of exactly 1 has no gradient left; the other target of the instance has."""
+    with torch.no_grad():
+        pyramid.head.bias[0] = 200.0
+
+    def scores(batched_inputs):
+        return pyramid(batched_inputs).sigmoid()[:, 1:]
+
+    for outputs, targets in [(scores, ("a", "b")), (lambda x: scores(x)[..., 0], ("a",))]:
+        maps = explain_outputs(pyramid, images((64, 96)), outputs, "neck.1", targets)[0]
+        assert maps.saturated.tolist() == [[True, False][: len(targets)]]
+        assert not maps.select("a").values.any()
+
+
 def test_layers_are_listed_for_a_model_that_is_no_backbone(pyramid):
     """Those that give maps, however deep, and not the lists around them or the head."""
     for layer, problem in [("res4", "no layer 'res4'"), ("head", "output of layer 'head' .* map")]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.targets import SIDES
 from odam_d2.modeling.gradient_modes import why_no_gradients
 from odam_d2.modeling.layers import (
     CapturedLayer,
@@ -39,12 +40,12 @@ class OutputMaps:
 
     Attributes:
         values: (N, T, h, w), on the whole layer.
-        geometry: the other fields of ``OdamMaps``.
+        fields: the other fields of ``OdamMaps``.
         counts: instances of each image, N in sum.
     """
 
     values: Tensor
-    geometry: dict[str, Tensor]
+    fields: dict[str, Tensor]
     counts: list[int]
 
 
@@ -94,8 +95,10 @@ def output_maps(
         found.feature = together.new_zeros(len(values), 1, 0, 0)
     image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     maps, reached = _maps(together, found.feature, image, settings)
-    _check_reached(reached, image.tolist(), where)
-    return OutputMaps(maps, _geometry(found, batched_inputs, counts), counts)
+    saturated = ~reached & _are_saturated(together.detach(), targets)
+    _check_reached(reached | saturated, image.tolist(), where)
+    fields = _geometry(found, batched_inputs, counts) | {"saturated": saturated}
+    return OutputMaps(maps, fields, counts)
 
 
 def _captured(
@@ -217,6 +220,12 @@ def _largest_of_channels(gradient: Tensor, _feature: Tensor) -> Tensor:
 
 
 _RULES = {"odam": _odam, "input_gradient": _largest_of_channels, **CAMS}
+
+
+def _are_saturated(values: Tensor, targets: Sequence[str]) -> Tensor:
+    """(N, T): probabilities that are exactly 0 or 1 have no gradient anywhere any more."""
+    no_side = torch.tensor([name not in SIDES for name in targets], device=values.device)
+    return no_side & ((values == 0) | (values == 1))
 
 
 def _check_reached(reached: Tensor, image: list[int], where: str) -> None:

@@ -154,7 +154,7 @@ class OutputsExplainer(Explainer):
 
         names = [target.name for target in self.parts]
         found = output_maps(self.model, batched_inputs, checked, self._layer, names, self.settings)
-        return split_by_image(self.pack(found.values, **found.geometry), found.counts)
+        return split_by_image(self.pack(found.values, **found.fields), found.counts)
 
 
 class _Explaining:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
+from odam_d2.modeling.state import in_evaluation
 from odam_d2.modeling.views import view_of, with_replaced
 
 from .pooled_heads import Regions, Stage, pooled_head
@@ -42,7 +42,6 @@ def rcnn_training_view(explainer: RCNNExplainer, training: OdamTraining) -> nn.M
         odam_loss=training,
         odam_matched=matched,
     )
-    explainer.head = pooled_head(_with_constant_masks(explainer.model.roi_heads))
     children = {"roi_heads": roi_heads}
     return view_of(explainer.model, children=children, writes_to=explainer.original)
 
@@ -111,26 +110,14 @@ def _positives(
     """
     if not training.trains:
         features = [feature.detach() for feature in features]
-    with _inference_mode(explainer.model.roi_heads):
+    # The heads run as they will when they are explained: no dropout, batch norm with its running
+    # statistics. So nothing that runs here changes a statistic or draws a random number.
+    with in_evaluation(explainer.model.roi_heads) as roi_heads:
+        explainer.head = pooled_head(_with_constant_masks(roi_heads))
         return [
             _stage_positives(explainer, stage, images, features, *of_stage, training)
             for stage, of_stage in zip(explainer.head.stages, matched, strict=True)
         ]
-
-
-@contextmanager
-def _inference_mode(roi_heads: nn.Module) -> Iterator[None]:
-    """
-    The heads run as they will when they are explained: no dropout, batch norm with its running
-    statistics. So nothing that runs here changes a statistic or draws a random number.
-    """
-    modes = [(module, module.training) for module in roi_heads.modules()]
-    try:
-        roi_heads.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _stage_positives(
