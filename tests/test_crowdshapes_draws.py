@@ -64,7 +64,7 @@ def test_characters_stay_inside_the_margin():
     """And reach it: what is drawn of them, not the empty pixels around it, keeps the distance."""
     config = replace(cs.PRESETS["plain"], width=90, height=75, unit=(6.0, 6.0), margin=7)
     nearest = []
-    for k in range(14):
+    for k in range(24):
         for placement in cs.sample_scene(config, (6, k)).placements:
             drawn = draw_character(placement.character).label > 0
             x1, y1, x2, y2 = tight_box(drawn, placement.window())
