@@ -1,0 +1,137 @@
+"""Small runs of the tools: what kills, full disks and odd states are tried on."""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from .case import Wrong
+from .killed import FileEvents
+from .material import NAMES, SMALL, coco, config_file, crop, register
+from .tools import Ran, tool
+
+__all__ = ["RUNS", "SMALL_EVALUATION", "Run", "again", "prepared", "reference"]
+
+_DATA = ["DATASETS.TEST", f"('{NAMES[0]}',)", "DATASETS.TRAIN", f"('{NAMES[0]}',)"]
+SMALL_EVALUATION = [*SMALL, *_DATA]
+# All candidates are sampled and there is one picture: what is trained does not depend on random
+# numbers, so that a training that was resumed can be compared with one that was not.
+_TRAIN = [
+    *_DATA, "MODEL.WEIGHTS", "", "OUTPUT_DIR", "out", "SEED", "1", "INPUT.MIN_SIZE_TRAIN", "(96,)",
+    "INPUT.MIN_SIZE_TEST", "96", "INPUT.RANDOM_FLIP", "none", "SOLVER.IMS_PER_BATCH", "1",
+    "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.STEPS", "()",
+    "SOLVER.BASE_LR", "0.001", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "10000", "MODEL.DEVICE", "cpu",
+]  # fmt: skip
+
+
+@dataclass
+class Run:
+    """
+    A command whose results go to ``out`` in the working folder.
+
+    Attributes:
+        tool: its name.
+        arguments: of the command line.
+        resume: what is added when it is run again.
+        exact: whether results are the same to the last bit each time.
+        folder: where its reference results are, once they were made.
+        events: on files, of the reference.
+    """
+
+    tool: str
+    arguments: list[str]
+    resume: list[str] = field(default_factory=list)
+    exact: bool = True
+    folder: Path | None = None
+    events: int = 0
+
+    def __call__(
+        self, cwd: Path, again: bool = False, opts: list = (), before: Callable | None = None
+    ) -> Ran:
+        """
+        Run in a folder that :func:`prepared` made.
+
+        Args:
+            cwd: that folder.
+            again: with ``resume``.
+            opts: more overrides.
+            before: see :func:`odam_d2.tests.attack.tools.tool`.
+        """
+
+        def first():
+            register(cwd / "data" / "annotations.json")
+            if before is not None:
+                before()
+
+        added = self.resume if again else []
+        return tool(self.tool, *added, *self.arguments, *opts, before=first, cwd=cwd)
+
+
+RUNS = {
+    "train": Run("train_net", ["--config-file", config_file(), *_TRAIN], ["--resume"], exact=False),
+    "evaluate": Run(
+        "evaluate_explanations",
+        ["--config-file", config_file(), "--output", "out", *SMALL, *_DATA],
+    ),
+    "analyse": Run(
+        "analyze_errors",
+        ["--config-file", config_file(), "--output", "out", "--most", "1", "--confidence", "0.3",
+         *SMALL, *_DATA],
+    ),
+    "demo": Run(
+        "demo",
+        ["--config-file", config_file(), "--input", "0.png", "1.png", "--output", "out",
+         "--targets", "class", "--max-detections", "2",
+         "--opts", "INPUT.MIN_SIZE_TEST", "144", "MODEL.DEVICE", "cpu"],
+    ),
+}  # fmt: skip
+
+
+def prepared(folder: Path, number: int = 1, change=None) -> Path:
+    """Data of a run: a data set of so many pictures, and two pictures for the demo."""
+    coco(folder / "data", number, change)
+    for k in range(2):
+        Image.fromarray(crop(k)).save(folder / f"{k}.png")
+    return folder
+
+
+def reference(name: str) -> Run:
+    """The run with its uninterrupted results. Called before cases are forked, so made once."""
+    run = RUNS[name]
+    if run.folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="attack_reference_"))
+        atexit.register(_remove, folder, os_pid())
+        prepared(folder)
+        events = FileEvents(folder / "out")
+        ran = run(folder, before=events.watch)
+        if ran.status:
+            raise Wrong(f"the reference of {name} failed: {ran.err[-800:]}")
+        run.folder, run.events = folder, events.count
+    return run
+
+
+def os_pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os_pid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def again(name: str, folder: Path, finished: bool = True) -> Run:
+    """A folder like the reference's, with its results in it or not, and the run."""
+    run = reference(name)
+    for part in run.folder.iterdir():
+        if part.name == "out" and not finished:
+            continue
+        copy = shutil.copytree if part.is_dir() else shutil.copy2
+        copy(part, folder / part.name)
+    return run
