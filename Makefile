@@ -14,7 +14,7 @@ RUN = "$$($(INSTALL) --print-python)"
 # A Python that was asked for by name is taken at its word: .venv is made again with it.
 EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
 # In an environment that is not ours, tests and linter are installed only for who wants them.
-DEV = $(if $(filter test lint mutate,$(MAKECMDGOALS)),--dev)
+DEV = $(if $(filter test attack lint mutate,$(MAKECMDGOALS)),--dev)
 
 SOURCES = odam_d2 tools tests configs setup.py
 
@@ -26,7 +26,7 @@ DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \
 	-not -path '*/__pycache__/*' -not -path 'tools/install/*' 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint mutate clean python
+.PHONY: help env demo test attack lint mutate clean python
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1: /p' Makefile
@@ -49,6 +49,9 @@ $(DEMO_PAGE): $(DEMO_MADE_FROM) | env
 
 test: env  ## run the tests; PYTEST_ARGS are handed on
 	$(RUN) -m pytest --durations=15 $(PYTEST_ARGS)
+
+attack: env  ## give the project generated inputs, kills and full disks; SEED=n for others
+	$(RUN) -m tests.attack --seed $(or $(SEED),0) $(ATTACK_ARGS)
 
 lint: env  ## check style and formatting
 	$(RUN) -m ruff check $(SOURCES)

@@ -83,6 +83,11 @@ def _sentence(mode: type, caller: FrameType) -> str:
             "override it in a subclass"
         )
     function = caller.f_locals["func"]
+    if not hasattr(function, "__qualname__"):  # functools.partial, or an object with __call__
+        return (
+            f"what @{name} decorates, {type(function).__name__!r}, runs with gradients off: hand "
+            "over what it decorates, its __wrapped__"
+        )
     path = function.__qualname__
     return (
         f"{path} is decorated with @{name}: call {path}.__wrapped__, which is the same function "

@@ -4,6 +4,7 @@ import json
 import linecache
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -89,7 +90,7 @@ class Running:
         self.started = time.monotonic()
         self.looked = self.moved = self.started
         self.used = 0
-        self.end = self.started + max(60, _WALL * case.seconds)
+        self.end = self.started + max(20, _WALL * case.seconds)
         self.pipe, write = os.pipe()
         sys.stdout.flush()
         self.pid = os.fork()
@@ -97,6 +98,10 @@ class Running:
             os.close(self.pipe)
             _child(case, self.folder, write)
         os.close(write)
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it says something within so many seconds."""
+        return bool(select.select([self.pipe], [], [], seconds)[0])
 
     def late(self) -> bool:
         """Whether its time is over, or it waits for something that never comes."""

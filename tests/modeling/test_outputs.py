@@ -1,5 +1,6 @@
 """The general way: a DETR in miniature, whose head nobody has described."""
 
+import functools
 import sys
 
 import pytest
@@ -217,6 +218,13 @@ def test_who_turns_gradients_off_is_named(name, message):
         explain_outputs(model, images((64, 96)), call, "trunk", ("a", "b"))
     assert torch.is_grad_enabled()
     assert sys.getprofile() is None
+
+
+def test_what_has_no_name_may_turn_gradients_off():
+    model = Guarded()
+    call = torch.no_grad()(functools.partial(model.forward))
+    with pytest.raises(InputError, match=r"@torch.no_grad decorates, 'partial'.*__wrapped__"):
+        explain_outputs(model, images((64, 96)), call, "trunk", ("a", "b"))
 
 
 def test_the_way_out_of_no_grad_works():
