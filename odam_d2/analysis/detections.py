@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.checks import plain_id
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 from odam_d2.evaluation.regions import object_boxes, true_objects
@@ -101,7 +102,7 @@ def analyse(
             "ignore": torch.tensor(crowds, dtype=torch.float32).reshape(-1, 4),
         }
         findings = sort_detections(**parts, iou_thresh=iou_thresh, background_iou=background_iou)
-        images[entry["image_id"]] = AnalysedImage(**parts, findings=findings)
+        images[plain_id(entry["image_id"])] = AnalysedImage(**parts, findings=findings)
     if not any(len(image.objects) for image in images.values()):
         raise UserError(f"data set {dataset!r} has no object in any image: nothing can be wrong")
     return images

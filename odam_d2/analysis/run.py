@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.checks import DatasetUse
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_classes, check_dataset
@@ -57,7 +58,7 @@ def analyse_errors(
         UserError: the data set is missing, has no objects, or other classes than the detector.
     """
     dataset = cfg.DATASETS.TEST[0]
-    check_dataset(dataset)
+    check_dataset(dataset, DatasetUse(annotations=True, image_ids=True))
     model = Trainer.build_model(cfg).eval()
     check_classes(model, dataset)
     load_weights(model, cfg.MODEL.WEIGHTS)

@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
+from odam_d2.data.checks import DatasetUse
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_dataset
@@ -180,8 +181,10 @@ def run_all(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[Run, 
     Raises:
         UserError: a data set is missing; told before anything is trained.
     """
+    # Thresholds are chosen on the images that detectors learn from.
+    use = DatasetUse(annotations=True, image_ids=True, sizes=True)
     for dataset in dict.fromkeys(name for run in runs for name in (run.train, run.val)):
-        check_dataset(dataset)
+        check_dataset(dataset, use)
     with tqdm(runs, "crowd experiment", unit="run") as bar:
         for run in bar:
             bar.set_postfix_str(run.name)

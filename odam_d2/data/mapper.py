@@ -4,13 +4,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import numpy as np
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import SizeMismatchError
 
 from odam_d2.core.errors import InputError
 from odam_d2.errors import UserError, one_line
 
+from .checks import plain_id
 from .pictures import PictureHandler, read_picture
 
 __all__ = ["PictureMapper", "told_if_too_thin"]
@@ -44,8 +44,8 @@ class PictureMapper(DatasetMapper):
             read_picture(name)  # fails with a sentence if it is the picture that is broken
             raise
         mapped["file_name"] = dataset_dict["file_name"]
-        if isinstance(mapped.get("image_id"), np.integer):
-            mapped["image_id"] = mapped["image_id"].item()  # what evaluators write is JSON
+        if "image_id" in mapped:
+            mapped["image_id"] = plain_id(mapped["image_id"])
         return mapped
 
 

@@ -9,13 +9,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from odam_d2.errors import UserError
+from odam_d2.core.errors import InputError
+from odam_d2.data.checks import DatasetUse, check_coco_file, check_entries
+from odam_d2.errors import UserError, one_line
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
 from .augmentation import check_augmentation
-from .evaluators import check_evaluators
+from .evaluators import check_evaluators, evaluated_use
 from .weights import check_weights_exist, starting_weights
 
 __all__ = [
@@ -43,14 +45,17 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: Detectron2's default arguments.
 
     Raises:
-        UserError: a data set that is unknown or missing, an unknown evaluator, no such weights
-            file.
+        UserError: a data set that is unknown, missing or malformed, an unknown evaluator, no such
+            weights file.
     """
     check_evaluators(cfg)
     check_augmentation(cfg)
-    needed = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST
-    for name in needed:
-        check_dataset(name)
+    if not args.eval_only:
+        use = DatasetUse(training=True, masks=cfg.MODEL.MASK_ON, keypoints=cfg.MODEL.KEYPOINT_ON)
+        for name in cfg.DATASETS.TRAIN:
+            check_dataset(name, use)
+    for name in cfg.DATASETS.TEST:
+        check_dataset(name, evaluated_use(cfg, name))
     check_weights_exist(starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
 
 
@@ -81,26 +86,48 @@ def check_output_folder(folder: str | os.PathLike) -> None:
         raise UserError(f"output {str(folder)!r} cannot be written to: no permission in {place!r}")
 
 
-def check_dataset(name: str) -> None:
+def check_dataset(name: str, use: DatasetUse | None = None) -> None:
     """
-    Fail now, not after training, when a data set is unknown or cannot be read.
+    Fail now, not after training, when a data set is unknown, cannot be read, or does not fit what
+    is done with it.
+
+    Args:
+        use: None where its entries are read by something that is not Detectron2's, or ours.
 
     Raises:
-        UserError: with the name, and one like it.
+        UserError: with the name, and one like it, or with what is wrong and where.
     """
     known = DatasetCatalog.list()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise UserError(f"data set {name!r} is not registered{hint}")
-    metadata = MetadataCatalog.get(name)
+    metadata = MetadataCatalog.get(name).as_dict()
     json_file = metadata.get("json_file", metadata.get("odgt_file"))
-    if json_file is None or os.path.isfile(json_file):
-        return
+    has_file = json_file is not None and os.path.isfile(json_file)
+    if use is not None and use.coco and has_file:
+        check_coco_file(name, json_file)
+    entries = _read_entries(name, json_file)  # a generated data set is made here
+    if use is not None:
+        check_entries(name, entries, MetadataCatalog.get(name).as_dict(), use)
+
+
+def _read_entries(name: str, json_file: str | None) -> object:
     try:
-        DatasetCatalog.get(name)  # a generated data set is made here
+        return DatasetCatalog.get(name)
+    except (UserError, InputError):
+        raise
     except FileNotFoundError as error:
+        if json_file is None or os.path.isfile(json_file):
+            missing = error.filename or one_line(error)
+            raise UserError(f"data set {name!r} needs {missing!r}, which does not exist") from error
         raise UserError(
             f"data set {name!r} needs {json_file!r}, which does not exist; the environment "
             "variable DETECTRON2_DATASETS names the folder of the data sets"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # the function that makes the list is the user's
+        raise UserError(
+            f"data set {name!r} cannot be read: {type(error).__name__}: {one_line(error)}"
         ) from error

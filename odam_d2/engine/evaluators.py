@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from torch import nn
 
+from odam_d2.data.checks import DatasetUse
 from odam_d2.errors import UserError
 from odam_d2.evaluation import (
     CrowdEvaluator,
@@ -18,11 +19,12 @@ from odam_d2.evaluation import (
     KnownCauseEvaluator,
 )
 
-__all__ = ["build_evaluator", "check_evaluators", "evaluates_maps"]
+__all__ = ["build_evaluator", "check_evaluators", "evaluated_use", "evaluates_maps"]
 
 
 def _coco(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
-    return COCOEvaluator(dataset_name, output_dir=output_dir)
+    # Of a data set without a file, Detectron2 would keep one here, and take an old one for it.
+    return COCOEvaluator(dataset_name, output_dir=output_dir, allow_cached_coco=False)
 
 
 def _crowd(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
@@ -72,6 +74,26 @@ def check_evaluators(cfg: CfgNode) -> None:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 
 
+def _kinds(
+    cfg: CfgNode, dataset_name: str, maps: bool = True
+) -> list[Callable[..., DatasetEvaluator]]:
+    crowds = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
+    more = cfg.TEST.ODAM.EVALUATORS if "ODAM" in cfg.TEST else []
+    more = [name for name in more if maps or name not in _OF_MAPS]
+    return list(dict.fromkeys([_crowd if crowds else _coco, *(_MORE[name] for name in more)]))
+
+
+def evaluated_use(cfg: CfgNode, dataset_name: str) -> DatasetUse:
+    """What the evaluators of a data set look at in it."""
+    kinds = _kinds(cfg, dataset_name)
+    return DatasetUse(
+        image_ids=True,
+        coco=_coco in kinds,
+        annotations=kinds != [_coco],
+        masks=_explanation in kinds,
+    )
+
+
 def build_evaluator(
     cfg: CfgNode,
     dataset_name: str,
@@ -89,9 +111,6 @@ def build_evaluator(
         maps: whether evaluators of heat maps are among them.
     """
     output_dir = os.path.join(cfg.OUTPUT_DIR, folder, dataset_name)
-    crowds = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
-    more = cfg.TEST.ODAM.EVALUATORS if "ODAM" in cfg.TEST else []
-    more = [name for name in more if maps or name not in _OF_MAPS]
-    kinds = [_crowd if crowds else _coco, *(_MORE[name] for name in more)]
-    evaluators = [kind(cfg, dataset_name, output_dir, model) for kind in dict.fromkeys(kinds)]
+    kinds = _kinds(cfg, dataset_name, maps)
+    evaluators = [kind(cfg, dataset_name, output_dir, model) for kind in kinds]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import nn
 from tqdm import tqdm
 
+from odam_d2.data.checks import DatasetUse
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
@@ -54,7 +55,7 @@ def evaluate_methods(
             detector.
     """
     for name in cfg.DATASETS.TEST:
-        check_dataset(name)
+        check_dataset(name, DatasetUse(annotations=True, image_ids=True, masks=True))
     configs = {method: _config(cfg, method, output) for method in methods}
     settings = {method: ExplainSettings.from_config(configs[method]) for method in methods}
     model = build_model(cfg)

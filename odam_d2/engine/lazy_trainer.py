@@ -15,12 +15,13 @@ from detectron2.engine import (
     default_writers,
     hooks,
 )
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
 from torch import nn
 
 from odam_d2.core.errors import InputError
+from odam_d2.data.checks import DatasetUse
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError, one_line
 
@@ -69,9 +70,21 @@ def check_lazy_run(cfg: Mapping, args: argparse.Namespace) -> None:
             raise UserError(f"{args.config_file} has no {key!r}, which this run needs")
     for split in ("test",) if args.eval_only else ("train", "test"):
         for name in dataset_names(cfg, split):
-            check_dataset(name)
+            check_dataset(name, _use(cfg, split))
         check_proposals(select(cfg, f"dataloader.{split}.dataset.proposal_files") or ())
     check_weights_exist(_starting_weights(cfg, args.resume))
+
+
+def _use(cfg: Mapping, split: str) -> DatasetUse | None:
+    """What a run does with the data sets of a split; None where a mapper of its own reads them."""
+    if not maps_as_detectron(cfg, split):
+        return None
+    if split == "train":
+        mapper = cfg.dataloader.train.mapper
+        masks, keypoints = select(mapper, "use_instance_mask"), select(mapper, "use_keypoint")
+        return DatasetUse(training=True, masks=bool(masks), keypoints=bool(keypoints))
+    coco = _target(cfg, "dataloader.evaluator") is COCOEvaluator
+    return DatasetUse(image_ids=coco, coco=coco)
 
 
 def dataset_names(cfg: Mapping, split: str) -> tuple[str, ...]:
@@ -171,8 +184,13 @@ def _evaluate(cfg: Mapping, model: nn.Module) -> dict:
 
 def maps_as_detectron(cfg: Mapping, split: str) -> bool:
     """Whether a dataloader, "train" or "test", makes its inputs by Detectron2's own mapper."""
-    target = select(cfg, f"dataloader.{split}.mapper._target_")
-    return (locate(target) if isinstance(target, str) else target) is DatasetMapper
+    return _target(cfg, f"dataloader.{split}.mapper") is DatasetMapper
+
+
+def _target(cfg: Mapping, key: str) -> object:
+    """What a node calls."""
+    target = select(cfg, f"{key}._target_")
+    return locate(target) if isinstance(target, str) else target
 
 
 def _build_loader(cfg: Mapping, split: str):

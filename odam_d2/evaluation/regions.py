@@ -34,7 +34,7 @@ def object_masks(objects: Sequence[dict], height: int, width: int) -> Tensor | N
 
 def _bitmask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
-        return polygons_to_bitmask([np.asarray(p) for p in segmentation], height, width)
+        return polygons_to_bitmask([np.asarray(p).reshape(-1) for p in segmentation], height, width)
     if isinstance(segmentation["counts"], list):  # not compressed
         segmentation = mask_utils.frPyObjects(segmentation, height, width)
     return mask_utils.decode(segmentation)
