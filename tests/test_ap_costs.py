@@ -110,6 +110,19 @@ def test_only_the_best_detections_of_an_image_count():
     assert fixed_ap([image], 1, max_detections=1) == pytest.approx(100 - TAIL)
 
 
+def test_a_hundred_detections_of_a_class_count():
+    """As in COCO: the right one, in the last place or behind 99 or 100 that are wrong."""
+    for wrong, ap in ((99, 100 / 100), (100, 0)):
+        given = [(FAR, 0.9, 0)] * wrong + [(A, 0.1, 0)]
+        image = analysed(given, [(A, 0)])
+        assert fixed_ap([image], 1) == pytest.approx(ap)
+        costs = ap_costs([image], 1)
+        assert costs["AP"] == pytest.approx(ap)
+        # Without the wrong ones, the right one is found at once.
+        assert costs["costs"]["background"] == pytest.approx(100 - ap)
+        assert fixed_ap([image], 1, max_detections=101) == pytest.approx(100 / (wrong + 1))
+
+
 def test_ap_is_taken_at_the_threshold():
     image = analysed([(A_LOW, 0.9, 0)], [(A, 0)], iou_thresh=0.9)
     assert ap_costs([image], 1, 0.9) == {

@@ -33,6 +33,10 @@ TESTS = {
         "tests/core/test_perturbation.py",
         "tests/test_explanation_evaluator.py",
     ],
+    "odam_d2/core/probabilities.py": [
+        "tests/core/test_probabilities.py",
+        "tests/modeling/test_confident.py",
+    ],
     "odam_d2/core/resample.py": ["tests/test_odam_maps.py"],
     "odam_d2/core/rise.py": ["tests/core/test_rise.py", "tests/modeling/test_d_rise.py"],
     "odam_d2/core/roi_align.py": ["tests/core/test_roi_align.py", "tests/modeling/test_explain.py"],
@@ -60,6 +64,11 @@ TESTS = {
         "tests/test_regions.py",
         "tests/test_explanation_evaluator.py",
     ],
+    "odam_d2/evaluation/rows.py": [
+        "tests/test_rows.py",
+        "tests/test_explanation_evaluator.py",
+        "tests/test_evaluate_explanations.py",
+    ],
     "odam_d2/evaluation/*": [
         "tests/test_explanation_evaluator.py",
         "tests/test_known_causes.py",
@@ -73,7 +82,11 @@ TESTS = {
     "odam_d2/analysis/error_types.py": ["tests/test_error_types.py", "tests/test_ap_costs.py"],
     "odam_d2/analysis/*": ["tests/test_explained_errors.py", "tests/test_analyze_errors.py"],
     "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes_draws.py", "tests/test_crowdshapes.py"],
+    "odam_d2/data/crowdhuman.py": ["tests/test_crowdhuman.py", "tests/test_registering.py"],
+    "odam_d2/data/mapper.py": ["tests/test_picture_mapper.py", "tests/test_pictures.py"],
+    "odam_d2/data/pictures.py": ["tests/test_pictures.py", "tests/test_picture_mapper.py"],
     "odam_d2/data/*": [
+        "tests/test_registering.py",
         "tests/test_datasets.py",
         "tests/test_crowdhuman.py",
         "tests/test_crowdshapes.py",
