@@ -149,6 +149,8 @@ def test_evaluator(toy_set):
     assert (result["top"], result["top_on_part"]) == (100, 50)
     assert (result["right"], result["right_on_part"]) == (50, 50)
     assert "bottom" not in result
+    for side in ("left", "top", "right"):  # 2 x 2 pixels of 12 x 8
+        assert result[f"{side}_on_part_chance"] == pytest.approx(100 * 4 / 96)
     evaluator.reset()
     assert evaluator.evaluate()["known_causes"] == {"num_detections": 0}
 

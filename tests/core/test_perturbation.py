@@ -1,7 +1,9 @@
 """Deletion and insertion: which pixels change, at which step, and to what."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import FILLS, auc, filling, perturb, ranking
@@ -58,6 +60,20 @@ def test_fillings(kind):
         # The edge is smoothed, a flat channel stays flat up to the border.
         assert 20 < float(found[0, 20, 29]) < 100 < float(found[0, 20, 30]) < 180
         torch.testing.assert_close(found[1], torch.full((40, 60), 90.0))
+
+
+@pytest.mark.parametrize("shape", [(2, 224, 30), (2, 30, 448)])
+def test_the_blur_is_that_of_rise(shape):
+    """Five pixels for 224 of the longer side; at the border, of what lies inside."""
+    image = torch.rand(shape, generator=generator(), dtype=torch.float64)
+    sigma = 5 * max(shape) / 224
+
+    def blurred(x):
+        return gaussian_filter(x, sigma, mode="constant", truncate=3)
+
+    expected = [blurred(channel) / blurred(np.ones(shape[1:])) for channel in image.numpy()]
+    found = filling(image, "blur", generator())
+    torch.testing.assert_close(found, torch.as_tensor(np.stack(expected)))
 
 
 def test_an_unknown_filling_lists_those_that_there_are():

@@ -49,3 +49,12 @@ def test_outward_grows_when_the_box_grows():
     box = torch.tensor([10.0, 20.0, 30.0, 50.0])
     larger = box + torch.tensor([-1.0, -1.0, 1.0, 1.0])
     assert (outward(larger) - outward(box)).tolist() == [1, 1, 1, 1]
+    assert outward(torch.stack([box, larger]))[0].tolist() == [-10, -20, 30, 50]
+
+
+def test_one_target_and_classes_without_names():
+    assert [t.kind for t in parse_targets("class", 3)] == ["class"]
+    with pytest.raises(ValueError, match="'class:cat'; classes are numbered 0 to 2, and their nam"):
+        parse_targets("class:cat", 3)
+    with pytest.raises(ValueError, match="twice: left, top"):
+        parse_targets(["top", "left", "class", "left", "top"], 3)
