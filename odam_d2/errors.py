@@ -10,8 +10,11 @@ from odam_d2.core.errors import InputError
 
 __all__ = ["UserError", "one_line", "run_tool"]
 
-# An error of ours in the traceback of another process, which is all that PyTorch passes on.
-_PASSED_ON = re.compile(r"^odam_d2\.(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
+# An error of ours, or the system's, in the traceback of another process, which is all that PyTorch
+# passes on. The last one counts: those before it are its causes.
+_PASSED_ON = re.compile(
+    r"^(?:odam_d2\.(?:\w+\.)*\w*Error: |\w*Error: \[Errno \d+\] )(.+)$", re.MULTILINE
+)
 
 
 class UserError(Exception):
@@ -39,13 +42,14 @@ def run_tool(main: Callable[[], object]) -> int:
     try:
         main()
     except (UserError, InputError, ProcessRaisedException) as error:
-        sentence = _PASSED_ON.search(str(error))
-        if sentence is not None:
-            return _report(sentence.group(1))
+        if passed_on := _PASSED_ON.findall(str(error)):
+            return _report(passed_on[-1])
         if isinstance(error, ProcessRaisedException):
             raise
         return _report(str(error))
-    except OSError as error:  # a file or folder that is not as it should be
+    except OSError as error:  # a file or folder that is not as it should be, a full disk
+        if passed_on := _PASSED_ON.findall(str(error)):
+            return _report(passed_on[-1])
         where = f": {error.filename!r}" if error.filename else ""
         return _report(f"{error.strerror}{where}" if error.strerror else str(error))
     except KeyboardInterrupt as interrupt:

@@ -27,11 +27,14 @@ import numpy as np
 import torch
 
 __all__ = [
+    "drop_unfinished_line",
+    "encode_png",
     "read_json",
     "read_torch",
     "remove_leftovers",
     "whole_file",
     "whole_folder",
+    "write_bytes",
     "write_json",
     "write_png",
     "write_text",
@@ -76,9 +79,11 @@ def whole_file(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator
             os.fsync(handle)
             os.replace(temporary, path)  # before the lock is gone
         _sync_folder(folder)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # say where the disk is full
-            raise OSError(error.errno, error.strerror, path) from error
+    except (OSError, RuntimeError) as error:
+        # torch.save fails once more when it closes what it could not write.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.filename is None and cause.errno is not None:
+            raise OSError(cause.errno, cause.strerror, path) from error  # which disk is full
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -169,6 +174,25 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
+def drop_unfinished_line(path: str | os.PathLike) -> None:
+    """Cut a file that lines are appended to after its last whole one; a kill may leave half one."""
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end:
+            start = max(0, end - 2**16)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            if place >= 0:
+                end = start + place + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
 def write_text(path: str | os.PathLike, text: str, errors: str = "strict") -> None:
     """Write a text, in UTF-8, with what ``open`` does about ``errors``."""
     with whole_file(path, "w", errors=errors) as file:
@@ -180,17 +204,26 @@ def write_json(path: str | os.PathLike, content: object, indent: int | None = 2)
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray, options: Sequence[int] = ()) -> None:
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def encode_png(image: np.ndarray, options: Sequence[int] = ()) -> bytes:
     """
     Args:
         image: (H, W, 3) uint8 RGB.
         options: of ``cv2.imencode``.
     """
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), options)
+    done, content = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]), options)
     if not done:
-        raise OSError(f"{str(path)!r} cannot be written as a PNG")
-    with whole_file(path) as file:
-        file.write(data.tobytes())
+        raise OSError(f"OpenCV cannot make a PNG of an image of shape {image.shape}")
+    return content.tobytes()
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray, options: Sequence[int] = ()) -> None:
+    """As :func:`encode_png`, into a file."""
+    write_bytes(path, encode_png(image, options))
 
 
 def write_torch(path: str | os.PathLike, content: object) -> None:

@@ -297,7 +297,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_killed_build_is_not_used_and_cleaned_up(tmp_path):
-    killed = tmp_path / "crowdshapes" / f".{NAME}.abc.tmp" / "new"
+    killed = tmp_path / "crowdshapes" / f".odam-{32 * 'a'}.partial" / "new"
     killed.mkdir(parents=True)
     half = tmp_path / "crowdshapes" / NAME
     half.mkdir()

@@ -37,6 +37,7 @@ from odam_d2.engine.methods_benchmark import measure_methods
 from odam_d2.engine.nms_benchmark import measure_nms
 from odam_d2.engine.training_benchmark import measure_training
 from odam_d2.errors import UserError, run_tool
+from odam_d2.files import write_text
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -124,7 +125,7 @@ def run(argv: list[str] | None = None) -> None:
     text = json.dumps(figures, indent=2)
     print(text)
     if args.json:
-        Path(args.json).write_text(text + "\n")
+        write_text(args.json, text + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_num_gpus
 from odam_d2.engine.explanation_run import evaluate_methods
 from odam_d2.errors import UserError, run_tool
+from odam_d2.files import write_text
 from odam_d2.modeling.settings import METHODS
 
 
@@ -86,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     text = json.dumps(content, indent=2)
     print(text)
     if args.json:
-        Path(args.json).write_text(text + "\n")
+        write_text(args.json, text + "\n")
 
 
 def split_overrides(args: argparse.Namespace) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from odam_d2.files import remove_leftovers, write_bytes, write_json
 from odam_d2.visualization.panels import BoxStyle, Panel, draw_panels
 from odam_d2.visualization.report import write_page
 
@@ -113,27 +113,25 @@ def draw_error(
     return draw_panels(picture, panels, lines), "; ".join([heading, *error.facts])
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture[:, :, ::-1])
-
-
 def write_error_report(
     output: Path,
     settings: Mapping,
     costs: Mapping,
     counted: Mapping[str, Mapping[str, int]],
     errors: Mapping[str, Sequence[ErrorEntry]],
+    pictures: Mapping[str, bytes],
 ) -> Path:
     """
-    Write ``errors.json`` and ``index.html``, kinds that cost most first.
+    Write the pictures, ``errors.json`` and, last, ``index.html``, kinds that cost most first. The
+    files of an earlier report are removed first, so that none is taken for one of this one.
 
     Args:
-        output: the folder, which has the pictures.
+        output: the folder.
         settings: ``dataset``, ``config``, ``weights``, ``iou_thresh``, ``confidence``, ...
         costs: of :func:`odam_d2.analysis.ap_costs.ap_costs`.
         counted: of :func:`counts`.
         errors: of each kind, in the order of the page.
+        pictures: PNG by the names of their files.
 
     Returns:
         The path of the page.
@@ -144,13 +142,17 @@ def write_error_report(
         "counts": counted,
         "errors": {kind: [entry.record for entry in found] for kind, found in errors.items()},
     }
-    (output / "errors.json").write_text(json.dumps(content, indent=2) + "\n")
+    page = output / "index.html"
+    output.mkdir(parents=True, exist_ok=True)
+    _remove_report(output, page)
+    for file, picture in pictures.items():
+        write_bytes(output / file, picture)
+    write_json(output / "errors.json", content)
     sections = [
         _Section(kind, cost, counted[kind]["all"], counted[kind]["confident"], *_MEANINGS[kind],
                  errors=errors.get(kind, []))
         for kind, cost in sorted(costs["costs"].items(), key=lambda item: -item[1])
     ]  # fmt: skip
-    page = output / "index.html"
     write_page(
         str(page),
         "errors.html.j2",
@@ -161,3 +163,14 @@ def write_error_report(
         subtitle=f"{settings['dataset']} · {settings['config']} · weights {settings['weights']}",
     )
     return page
+
+
+def _remove_report(output: Path, page: Path) -> None:
+    """The page first: what is there is then no report any more."""
+    page.unlink(missing_ok=True)
+    (output / "errors.json").unlink(missing_ok=True)
+    pictures = re.compile(rf"(?:{'|'.join(KINDS)})_\d+\.png")
+    for path in output.iterdir():
+        if pictures.fullmatch(path.name):
+            path.unlink()
+    remove_leftovers(output)

@@ -17,13 +17,14 @@ from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_classes, check_dataset
 from odam_d2.engine.trainer import Trainer
 from odam_d2.engine.weights import load_weights
+from odam_d2.files import encode_png
 from odam_d2.fingerprint import of_detector
 
 from .ap_costs import AnalysedImage, ap_costs
 from .detections import analyse, find_detections
 from .error_types import Finding
 from .explained_errors import ExplainedError, explain_errors, pick_errors
-from .report import ErrorEntry, counts, draw_error, write_error_report, write_picture
+from .report import ErrorEntry, counts, draw_error, write_error_report
 
 __all__ = ["analyse_errors"]
 
@@ -68,12 +69,12 @@ def analyse_errors(
     costs = ap_costs(list(images.values()), len(names), iou_thresh)
     counted = counts(images, confidence)
     picked = pick_errors(images, most, confidence)
-    errors = _explain_all(model, cfg, dataset, images, picked, output, names)
+    errors, pictures = _explain_all(model, cfg, dataset, images, picked, names)
     settings = {
         "dataset": dataset, "config": config_name, "weights": cfg.MODEL.WEIGHTS,
         "iou_thresh": iou_thresh, "background_iou": background_iou, "confidence": confidence,
     }  # fmt: skip
-    page = write_error_report(output, settings, costs, counted, errors)
+    page = write_error_report(output, settings, costs, counted, errors, pictures)
     return page, {**costs, "counts": counted}
 
 
@@ -83,10 +84,9 @@ def _explain_all(
     dataset: str,
     images: Mapping[object, AnalysedImage],
     picked: Mapping[str, list[tuple[object, Finding]]],
-    output: Path,
     names: list[str],
-) -> dict[str, list[ErrorEntry]]:
-    """The picked errors, each image explained once."""
+) -> tuple[dict[str, list[ErrorEntry]], dict[str, bytes]]:
+    """The picked errors, each image explained once, and the PNG of each file."""
     by_image: dict[object, list[tuple[str, int, Finding]]] = {}
     for kind, errors in picked.items():
         for place, (image_id, finding) in enumerate(errors):
@@ -94,6 +94,7 @@ def _explain_all(
     entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(dataset)}
     mapper = PictureMapper(cfg, False)
     done: dict[str, dict[int, ErrorEntry]] = {}
+    pictures: dict[str, bytes] = {}
     for image_id, asked in tqdm(by_image.items(), "explaining errors", unit="image"):
         entry, image = entries[image_id], images[image_id]
         found = explain_errors(model, mapper(dict(entry)), image, [f for *_, f in asked], names)
@@ -101,11 +102,12 @@ def _explain_all(
         for (kind, place, _), error in zip(asked, found, strict=True):
             drawn, caption = draw_error(picture, image, error, names)
             file = f"{kind}_{place + 1}.png"
-            write_picture(output / file, drawn)
+            pictures[file] = encode_png(drawn)
             caption = f"{caption} ({Path(entry['file_name']).name})"
             record = _record(image_id, image, error, file, names)
             done.setdefault(kind, {})[place] = ErrorEntry(file, caption, record)
-    return {kind: [found[place] for place in sorted(found)] for kind, found in done.items()}
+    errors = {kind: [found[place] for place in sorted(found)] for kind, found in done.items()}
+    return errors, pictures
 
 
 def _record(

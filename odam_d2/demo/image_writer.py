@@ -1,9 +1,6 @@
 """All files of one image: overlays, contact sheet, raw maps and their listing."""
 
-import json
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +8,7 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from odam_d2.files import whole_folder, write_json, write_png
 from odam_d2.visualization.canvas import fit_canvas
 from odam_d2.visualization.contact_sheet import contact_sheet
 from odam_d2.visualization.discrimination import draw_groups
@@ -61,24 +59,17 @@ def write_image(
     Returns:
         What was written, for the report.
     """
-    partial = os.path.join(output, f".partial-{uuid.uuid4().hex}")
-    final = os.path.join(output, folder)
-    try:
-        os.mkdir(partial)
-        entry = _write_files(partial, folder, source, image, instances, class_names, found)
+    with whole_folder(os.path.join(output, folder)) as place:
+        path = str(place)
+        entry = _write_files(path, folder, source, image, instances, class_names, found)
         if candidates is not None:
             entry = replace(entry, suppressed="suppressed.png")
-            _write_suppressed(partial, image, candidates, class_names)
+            _write_suppressed(path, image, candidates, class_names)
         if overlap is not None:
             groups = draw_groups(image, instances, class_names, overlap)
             if groups is not None:
                 entry = replace(entry, groups="groups.png")
-                _write_png(os.path.join(partial, entry.groups), groups)
-        if os.path.isdir(final):
-            shutil.rmtree(final)
-        os.rename(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                write_png(os.path.join(path, entry.groups), groups, _PNG)
     return entry
 
 
@@ -107,10 +98,9 @@ def _write_files(
         image, instances, class_names, title=printable(os.path.basename(source)),
         max_rows=len(instances), found=found,
     )  # fmt: skip
-    _write_png(os.path.join(path, entry.contact_sheet), sheet)
+    write_png(os.path.join(path, entry.contact_sheet), sheet, _PNG)
     save_maps(os.path.join(path, entry.maps), instances)
-    with open(os.path.join(path, LISTING), "w", encoding="utf-8") as file:
-        json.dump(_listing(entry, instances), file, indent=1)
+    write_json(os.path.join(path, LISTING), _listing(entry, instances), indent=1)
     return entry
 
 
@@ -119,7 +109,7 @@ def _write_suppressed(
 ) -> None:
     """A picture of what NMS suppressed, and the record of all candidates."""
     sheet = draw_suppressed(image, candidates, class_names)
-    _write_png(os.path.join(path, "suppressed.png"), sheet)
+    write_png(os.path.join(path, "suppressed.png"), sheet, _PNG)
     by = candidates.suppressed_by.tolist()
     rows = [
         {
@@ -133,8 +123,7 @@ def _write_suppressed(
         }
         for i in range(len(candidates))
     ]
-    with open(os.path.join(path, "suppressed.json"), "w", encoding="utf-8") as file:
-        json.dump({"candidates": rows}, file, indent=1)
+    write_json(os.path.join(path, "suppressed.json"), {"candidates": rows}, indent=1)
 
 
 def _write_overlays(
@@ -148,7 +137,7 @@ def _write_overlays(
     saturated = instance.odam_maps.saturated[0].tolist()
     for target, heat, lost, file in zip(targets, heats, saturated, files, strict=True):
         overlay = draw_explanation(picture, heat, box, target, class_name, score, lost)
-        _write_png(os.path.join(path, file), overlay)
+        write_png(os.path.join(path, file), overlay, _PNG)
         caption = describe_target(target, class_name, score, lost)
         entries.append(OverlayEntry(target, caption, file, lost))
     return entries
@@ -191,10 +180,3 @@ def _listing(entry: ImageEntry, instances: Instances) -> dict:
         "contact_sheet": entry.contact_sheet,
         "maps": items,
     }
-
-
-def _write_png(path: str, image: np.ndarray) -> None:
-    """Write an RGB image; raises OSError where it cannot, unlike ``cv2.imwrite``."""
-    data = cv2.imencode(".png", image[:, :, ::-1], _PNG)[1]
-    with open(path, "wb") as file:
-        file.write(data.tobytes())

@@ -1,5 +1,6 @@
 """The demo's main job: explain a list of images and make a folder to browse."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.data.pictures import read_picture
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError
+from odam_d2.files import remove_leftovers
 from odam_d2.visualization.report import GENERATOR, ImageEntry, write_report
 from odam_d2.visualization.text import printable
 
@@ -142,7 +144,8 @@ class Demo:
                 "%s: the best %d of %d detections are drawn (--max-detections)",
                 printable(path), len(best), found,
             )  # fmt: skip
-        os.makedirs(self.output, exist_ok=True)
+        if not self.done:
+            self._begin()
         entry = write_image(
             self.output, folder, path, image, best, self.class_names, found, candidates,
             self.overlap,
@@ -151,6 +154,13 @@ class Demo:
             logger.info("%s: no detections overlap by an IoU above %g",
                         printable(path), self.overlap)  # fmt: skip
         self.done.append(entry)
+
+    def _begin(self) -> None:
+        """Before the first folder changes: the page of an earlier run is not one of it any more."""
+        os.makedirs(self.output, exist_ok=True)
+        remove_leftovers(self.output)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.output, _PAGE))
 
     def _complaint(self, page: str) -> str:
         count = len(self.left_out)

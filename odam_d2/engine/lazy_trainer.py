@@ -12,7 +12,6 @@ from detectron2.engine import (
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
-    default_writers,
     hooks,
 )
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
@@ -29,7 +28,7 @@ from .checkpointer import SafeCheckpointer
 from .checks import check_dataset
 from .lazy_setup import select
 from .proposals import check_proposals
-from .training import nothing_lost
+from .training import event_writers, nothing_lost
 from .weights import (
     check_finite,
     check_weights_exist,
@@ -156,7 +155,7 @@ def _hooks(cfg: Mapping, model: nn.Module, checkpointer: SafeCheckpointer) -> li
     if select(cfg, "dataloader.evaluator") is not None:
         result.append(hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)))
     if comm.is_main_process():
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        writers = event_writers(cfg.train.output_dir, cfg.train.max_iter)
         result.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     return result
 

@@ -8,6 +8,7 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +20,7 @@ from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
 from .proposals import check_proposals
-from .training import nothing_lost
+from .training import event_writers, nothing_lost
 from .weights import check_finite, checkpoint_errors, starting_weights
 
 __all__ = ["Trainer"]
@@ -121,6 +122,10 @@ class Trainer(DefaultTrainer):
             # The main process has writers, last.
             found.insert(len(found) - comm.is_main_process(), evaluation)
         return found
+
+    def build_writers(self) -> list[EventWriter]:
+        """As in Detectron2."""
+        return event_writers(self.cfg.OUTPUT_DIR, self.max_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """

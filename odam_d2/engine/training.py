@@ -1,15 +1,29 @@
 """What can end a training early, for both kinds of trainer."""
 
 import contextlib
+import logging
+import os
 from collections.abc import Iterator
 
-from detectron2.engine import TrainerBase
+from detectron2.engine import TrainerBase, default_writers, train_loop
+from detectron2.utils.events import EventWriter
 
+from odam_d2.core.errors import InputError
 from odam_d2.errors import UserError, one_line
+from odam_d2.files import drop_unfinished_line
 
 from .checkpointer import SafeCheckpointer
 
-__all__ = ["nothing_lost"]
+__all__ = ["event_writers", "nothing_lost"]
+
+_TOLD = (UserError, InputError, OSError, FloatingPointError)
+"""What a training may end with that is told in one sentence."""
+
+
+def event_writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's, after what a killed training wrote last to ``metrics.json``, if it is whole."""
+    drop_unfinished_line(os.path.join(output_dir, "metrics.json"))
+    return default_writers(output_dir, max_iter)
 
 
 @contextlib.contextmanager
@@ -29,6 +43,8 @@ def nothing_lost(
         UserError: the loss is not finite any more.
         KeyboardInterrupt: with a message that says up to where the training is saved.
     """
+    log = logging.getLogger(train_loop.__name__)
+    log.addFilter(_without_traceback)
     try:
         yield
     except FloatingPointError as error:
@@ -37,6 +53,16 @@ def nothing_lost(
         ) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_save(trainer, checkpointer)) from None
+    finally:
+        log.removeFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Detectron2 logs every exception of a training; some are no mistake in the program."""
+    if record.exc_info and isinstance(record.exc_info[1], _TOLD):
+        record.msg, record.args = "%s", (f"{record.msg} {one_line(record.exc_info[1])}",)
+        record.exc_info = None
+    return True
 
 
 def _save(trainer: TrainerBase, checkpointer: SafeCheckpointer) -> str:

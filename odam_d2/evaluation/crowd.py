@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -15,10 +14,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from odam_d2.core.errors import InputError
+from odam_d2.files import write_json
 
 from .crowd_protocol import (
     Case,
@@ -161,10 +160,9 @@ class CrowdEvaluator(DatasetEvaluator):
                   for image_id in self._images if image_id in merged]  # fmt: skip
         results = crowd_metrics(images, self._class_names, self.overlap, self.precision)
         if self.output_dir:
-            PathManager.mkdirs(self.output_dir)
+            os.makedirs(self.output_dir, exist_ok=True)
             path = os.path.join(self.output_dir, "crowd_results.json")
-            with PathManager.open(path, "w") as file:
-                json.dump({"images": len(images), **results}, file, indent=2)
+            write_json(path, {"images": len(images), **results})
         rows = [(name, value) for name, value in results.items() if not isinstance(value, list)]
         logger.info("Crowd evaluation of %s:\n%s", self._name,
                     tabulate(rows, floatfmt=".2f", tablefmt="pipe"))  # fmt: skip

@@ -1,11 +1,11 @@
 """Making a training checkpoint small enough to ship."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from odam_d2.errors import UserError
+from odam_d2.files import write_torch
 
 __all__ = ["strip_checkpoint"]
 
@@ -38,7 +38,5 @@ def strip_checkpoint(source: str | Path, target: str | Path) -> int:
     }
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    torch.save({"model": kept}, partial)
-    os.replace(partial, target)
+    write_torch(target, {"model": kept})
     return target.stat().st_size

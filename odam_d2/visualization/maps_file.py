@@ -5,6 +5,7 @@ import torch
 from detectron2.structures import Instances
 
 from odam_d2.core.gradients import precise
+from odam_d2.files import whole_file
 from odam_d2.structures import OdamMaps
 
 __all__ = ["load_maps", "save_maps"]
@@ -31,7 +32,8 @@ def save_maps(path: str, instances: Instances) -> None:
     }
     # NumPy knows no bfloat16.
     arrays = {name: precise(tensor.detach()).cpu().numpy() for name, tensor in arrays.items()}
-    np.savez_compressed(path, targets=np.array(maps.targets, dtype=np.str_), **arrays)
+    with whole_file(path) as file:
+        np.savez_compressed(file, targets=np.array(maps.targets, dtype=np.str_), **arrays)
 
 
 def load_maps(path: str) -> OdamMaps:

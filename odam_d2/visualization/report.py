@@ -8,6 +8,8 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from odam_d2.files import write_text
+
 from .text import printable
 
 __all__ = [
@@ -115,14 +117,7 @@ def write_page(path: str, template: str, **values) -> None:
         "basename": os.path.basename,
     }
     page = environment.get_template(template).render(generator=Markup(GENERATOR), **values)
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "w", encoding="utf-8", errors="replace") as file:
-            file.write(page)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    write_text(path, page, errors="replace")
 
 
 def _url(*parts: str) -> str:

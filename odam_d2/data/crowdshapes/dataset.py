@@ -1,18 +1,16 @@
 """Building the splits of CrowdShapes on disk and registering them with Detectron2."""
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 from tqdm import tqdm
+
+from odam_d2.files import whole_folder, write_png, write_text
 
 from ..paths import datasets_root, require_writable
 from .annotations import annotate
@@ -65,8 +63,7 @@ def _write(split: Split, folder: Path, description: str) -> None:
     for index in tqdm(range(split.num_images), desc=description, unit="image"):
         image, objects = generate(split.config, split.seed, index)
         name = f"{index:06d}.png"
-        if not cv2.imwrite(str(folder / "images" / name), np.ascontiguousarray(image[..., ::-1])):
-            raise OSError(f"Cannot write {folder / 'images' / name}")
+        write_png(folder / "images" / name, image)
         height, width = image.shape[:2]
         images.append({"id": index, "file_name": name, "height": height, "width": width})
         for annotation in objects:
@@ -82,7 +79,7 @@ def _write(split: Split, folder: Path, description: str) -> None:
     }
     for name, value in (("annotations.json", content), ("version.json", _version(split))):
         text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        write_text(folder / name, text + "\n")
 
 
 def _version(split: Split) -> dict:
@@ -101,9 +98,9 @@ def is_built(split: Split, folder: Path) -> bool:
 def build_split(name: str, root: Path | str | None = None, split: Split | None = None) -> Path:
     """Build a split unless it is there already.
 
-    The split is written to a temporary sibling folder that is renamed when complete, so an
-    interrupted build leaves nothing behind that looks finished. A lock makes a second process
-    wait for the first. A split made by another version of the generator is replaced.
+    The folder appears when complete, so an interrupted build leaves nothing behind that looks
+    finished. A lock makes a second process wait for the first. A split made by another version of
+    the generator is replaced.
 
     Args:
         name: of the split, also the name of its folder.
@@ -125,18 +122,8 @@ def build_split(name: str, root: Path | str | None = None, split: Split | None =
     with file_lock(str(folder)):
         if is_built(split, folder):  # by the process that held the lock
             return folder
-        for leftover in parent.glob(f".{name}.*.tmp"):  # of a build that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=parent))
-        try:
-            new = temporary / "new"
-            new.mkdir()
+        with whole_folder(folder) as new:
             _write(split, new, name)
-            if folder.exists():
-                os.replace(folder, temporary / "old")
-            os.replace(new, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
