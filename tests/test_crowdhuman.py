@@ -80,7 +80,21 @@ def test_boxes_and_what_is_ignored(folder):
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3])]}), "line 2: fbox must be 4 numbers"),
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, "3", 4])]}), "fbox must be 4 numbers"),
         (json.dumps({"ID": "x", "gtboxes": [person([1, 2, float("nan"), 4])]}), "4 numbers"),
-        (json.dumps({"ID": "x", "gtboxes": [[1, 2]]}), "line 2"),
+        (json.dumps({"ID": "x", "gtboxes": [[1, 2]]}), "line 2: gtboxes must hold objects, not li"),
+        (json.dumps({"ID": "x", "gtboxes": {}}), "line 2: gtboxes must be a list, not {}"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, True, 4])]}), "fbox must be 4 numbers"),
+        (json.dumps({"ID": "x", "gtboxes": [person([10**400, 2, 3, 4])]}), "fbox must be 4 num"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 1e9, 4])]}), "more than 100000 pixels"),
+        (json.dumps({"ID": "x", "gtboxes": [person(None)]}), "fbox must be 4 numbers"),
+        (json.dumps({"ID": "x", "gtboxes": [{"fbox": [1, 2, 3, 4]}]}), "line 2: no key 'tag'"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3, 4], tag=5)]}), "tag must be a string"),
+        (json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3, 4], extra=[])]}), "extra must be an"),
+        (
+            json.dumps({"ID": "x", "gtboxes": [person([1, 2, 3, 4], extra={"ignore": "yes"})]}),
+            "line 2: ignore of extra must be 0 or 1, not 'yes'",
+        ),
+        ("[" * 100_000, "line 2: "),
+        ("9" * 5000, "line 2: "),
     ],
 )
 def test_malformed_lines_are_named(line, sentence, tmp_path):
@@ -88,7 +102,43 @@ def test_malformed_lines_are_named(line, sentence, tmp_path):
     with pytest.raises(InputError) as error:
         load_odgt(path, "images")
     assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value)
     assert sentence in str(error.value)
+
+
+def test_what_is_not_text_is_named(tmp_path):
+    (tmp_path / "x.odgt").write_bytes(b'{"ID": "a", "gtboxes": []}\n\xff\xfe\n')
+    with pytest.raises(InputError, match=r"x\.odgt, line 2: not UTF-8"):
+        load_odgt(str(tmp_path / "x.odgt"), "images")
+
+
+def test_an_image_that_no_file_can_be_is_named(tmp_path):
+    path = written(tmp_path, json.dumps({"ID": "a\0b", "gtboxes": []}))
+    with pytest.raises(InputError, match=r"some\.odgt, line 1: "):
+        load_odgt(path, str(tmp_path), check_images=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "ignored"),
+    [
+        ({"extra": {"ignore": 1}}, "full", 1),
+        ({"extra": {"ignore": 0}}, "full", 0),
+        ({"extra": {}}, "full", 0),
+        ({}, "full", 0),
+        ({"tag": "mask"}, "full", 1),  # a region of many people, whatever "ignore" says
+        ({"tag": "mask", "extra": {"ignore": 0}}, "full", 1),
+        ({"head_attr": {"ignore": 1}}, "full", 0),
+        ({"head_attr": {"ignore": 1}}, "visible", 0),
+        ({"head_attr": {"ignore": 1}}, "head", 1),
+        ({"head_attr": {"ignore": 0}, "extra": {"ignore": 1}}, "head", 1),
+        ({"head_attr": {}}, "head", 0),
+    ],
+)
+def test_each_reason_to_ignore_somebody(more, key, ignored, tmp_path):
+    somebody = person([1, 2, 3, 4], **more)
+    path = written(tmp_path, json.dumps({"ID": "x", "gtboxes": [somebody]}))
+    (annotation,) = load_odgt(path, "images", key)[0]["annotations"]
+    assert annotation["iscrowd"] == ignored
 
 
 def test_boxes_of_negative_size_are_left_out(tmp_path):
@@ -211,7 +261,16 @@ def test_the_published_case_from_its_files(capsys):
         (["{broken"], "line 1"),
         ([{"ID": "z"}], "line 1: image 'z' is unknown, or there twice"),
         ([{"ID": "a"}], "line 1: no key 'dtboxes'"),
-        ([{"ID": "a", "dtboxes": [{"box": [1, 2, 3], "score": 0.5}]}], "line 1"),
+        ([{"ID": "a", "dtboxes": [{"box": [1, 2, 3], "score": 0.5}]}], "line 1: box must be 4 nu"),
+        ([{"ID": "a", "dtboxes": [{"box": [1, 2, 3, 4], "score": "1"}]}], "score must be a number"),
+        ([{"ID": "a", "dtboxes": [{"box": [1, 2, 3, 4]}]}], "line 1: no key 'score'"),
+        ([{"ID": "a", "dtboxes": 5}], "line 1: dtboxes must be a list, not 5"),
+        ([{"ID": "a", "dtboxes": [5]}], "line 1"),
+        ([{"ID": ["a"], "dtboxes": []}], "line 1: ID must be a string"),
+        (["[1]"], "line 1: a JSON object is needed, not list"),
+        ([{"ID": "a", "dtboxes": []}], "line 1: no key 'height'"),
+        ([{"ID": "a", "height": 0, "width": 9, "dtboxes": []}], "height and width must be pixels"),
+        ([{"ID": "a", "height": "9", "width": 9, "dtboxes": []}], "height must be a number"),
         ([{"ID": "a", "height": 9, "width": 9, "dtboxes": []}], "lacks 1 of the 2 images"),
     ],
 )

@@ -11,14 +11,15 @@ The files are looked for under the folder that ``DETECTRON2_DATASETS`` names::
 
 from __future__ import annotations
 
-import json
-import math
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from odam_d2.core.errors import InputError
+
+from .annotation_checks import FARTHEST
+from .json_lines import field, numbers, read_json_lines
 
 __all__ = ["load_odgt", "register_crowdhuman"]
 
@@ -53,41 +54,28 @@ def load_odgt(
     """
     if box not in _BOXES:
         raise InputError(f"no {box!r} boxes in CrowdHuman; there are {', '.join(_BOXES)}")
-    entries, seen = [], set()
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = _entry(line, image_root, _BOXES[box])
-                if entry["image_id"] in seen:
-                    raise ValueError(f"image {entry['image_id']!r} is there twice")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{path}, line {number}: {_words(error)}") from error
-            if check_images and not os.path.isfile(entry["file_name"]):
-                raise InputError(f"{path}, line {number}: no image {entry['file_name']!r}")
-            seen.add(entry["image_id"])
-            entries.append(entry)
+    seen = set()
+
+    def entry(record: dict) -> dict:
+        found = _entry(record, image_root, _BOXES[box])
+        if found["image_id"] in seen:
+            raise ValueError(f"image {found['image_id']!r} is there twice")
+        if check_images and not os.path.isfile(found["file_name"]):
+            raise ValueError(f"no image {found['file_name']!r}")
+        seen.add(found["image_id"])
+        return found
+
+    entries = list(read_json_lines(path, entry))
     if not entries:
         raise InputError(f"{path} has no image in it")
     return entries
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error})"
-    if isinstance(error, KeyError):
-        return f"no key {error}"
-    return str(error)
-
-
-def _entry(line: str, image_root: str, key: str) -> dict:
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON object is needed, not {type(record).__name__}")
-    image_id, people = record["ID"], record["gtboxes"]
-    if not isinstance(image_id, str) or not isinstance(people, list):
-        raise ValueError("ID must be a string and gtboxes a list")
+def _entry(record: dict, image_root: str, key: str) -> dict:
+    image_id, people = field(record, "ID", str), field(record, "gtboxes", list)
+    for person in people:
+        if not isinstance(person, dict):
+            raise ValueError(f"gtboxes must hold objects, not {type(person).__name__}")
     return {
         "file_name": os.path.join(image_root, f"{image_id}.jpg"),
         "image_id": image_id,
@@ -102,16 +90,15 @@ def _has_extent(annotation: dict) -> bool:
 
 def _annotation(person: dict, key: str) -> dict:
     boxes = {
-        f"{name}_box": _box(person[field], field)
-        for name, field in _BOXES.items()
-        if field in person or field == key
+        f"{name}_box": _box(person, of_name)
+        for name, of_name in _BOXES.items()
+        if of_name in person or of_name == key
     }
-    extra, head = person.get("extra", {}), person.get("head_attr", {})
-    ignored = person["tag"] != "person" or extra.get("ignore", 0) != 0
-    if key == "hbox":
-        ignored = ignored or head.get("ignore", 0) != 0
+    ignored = field(person, "tag", str) != "person" or _is_ignored(person, "extra")
+    if key == _BOXES["head"]:
+        ignored = ignored or _is_ignored(person, "head_attr")
     return {
-        "bbox": _box(person[key], key),
+        "bbox": _box(person, key),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": 0,
         "iscrowd": int(ignored),
@@ -119,13 +106,18 @@ def _annotation(person: dict, key: str) -> dict:
     }
 
 
-def _box(values: object, field: str) -> list[float]:
-    numbers = isinstance(values, list) and all(
-        isinstance(v, (int, float)) and math.isfinite(v) for v in values
-    )
-    if not numbers or len(values) != 4:
-        raise ValueError(f"{field} must be 4 numbers x, y, width, height, not {values!r}")
-    return [float(v) for v in values]
+def _is_ignored(person: dict, key: str) -> bool:
+    value = field(person, key, dict, {}).get("ignore", 0)
+    if value not in (0, 1):
+        raise ValueError(f"ignore of {key} must be 0 or 1, not {value!r}")
+    return value == 1
+
+
+def _box(person: dict, key: str) -> list[float]:
+    box = numbers(person, key, "x, y, width, height")
+    if max(map(abs, box)) > FARTHEST:
+        raise ValueError(f"{key} {box} lies more than {FARTHEST} pixels out")
+    return box
 
 
 def register_crowdhuman(root: str) -> None:

@@ -15,6 +15,7 @@ from detectron2.structures import BoxMode
 
 from odam_d2.core.errors import InputError
 from odam_d2.data.crowdhuman import load_odgt
+from odam_d2.data.json_lines import field, is_number, numbers, read_json_lines
 from odam_d2.errors import run_tool
 
 from .crowd import CrowdImage, crowd_metrics
@@ -34,21 +35,16 @@ def read_images(ground_truth: str, detections: str) -> list[CrowdImage]:
         InputError: a line is malformed, or the files are of different images; says which.
     """
     truth = {entry["image_id"]: entry for entry in load_odgt(ground_truth, "")}
-    images, seen = [], set()
-    with open(detections, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                image_id = record["ID"]
-                if image_id not in truth or image_id in seen:
-                    raise ValueError(f"image {image_id!r} is unknown, or there twice")
-                images.append(_image(truth[image_id], record))
-            except (ValueError, KeyError, TypeError) as error:
-                what = f"no key {error}" if isinstance(error, KeyError) else str(error)
-                raise InputError(f"{detections}, line {number}: {what}") from error
-            seen.add(image_id)
+    seen = set()
+
+    def image(record: dict) -> CrowdImage:
+        image_id = field(record, "ID", str)
+        if image_id not in truth or image_id in seen:
+            raise ValueError(f"image {image_id!r} is unknown, or there twice")
+        seen.add(image_id)
+        return _image(truth[image_id], record)
+
+    images = list(read_json_lines(detections, image))
     if missing := truth.keys() - seen:
         raise InputError(
             f"{detections} lacks {len(missing)} of the {len(truth)} images of {ground_truth}, such "
@@ -58,16 +54,18 @@ def read_images(ground_truth: str, detections: str) -> list[CrowdImage]:
 
 
 def _image(entry: dict, record: dict) -> CrowdImage:
-    boxes = np.array([found["box"] for found in record["dtboxes"]], dtype=np.float64)
-    scores = np.array([found["score"] for found in record["dtboxes"]], dtype=np.float64)
-    boxes = boxes.reshape(len(scores), 4)
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise ValueError("boxes and scores must be finite")
+    found = field(record, "dtboxes", list)
+    boxes = [numbers(detection, "box", "x, y, width, height") for detection in found]
+    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    scores = np.array([_number(detection, "score") for detection in found], dtype=np.float64)
+    size = _number(record, "height"), _number(record, "width")
+    if min(size) < 1:
+        raise ValueError(f"height and width must be pixels, not {size[0]} and {size[1]}")
     boxes[:, 2:] += boxes[:, :2]
     annotations = entry["annotations"]
     objects = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     return CrowdImage(
-        size=(record["height"], record["width"]),
+        size=size,
         objects=np.array(objects, dtype=np.float64).reshape(-1, 4),
         categories=np.zeros(len(annotations), dtype=np.int64),
         ignore=np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool),
@@ -75,6 +73,12 @@ def _image(entry: dict, record: dict) -> CrowdImage:
         scores=scores,
         classes=np.zeros(len(scores), dtype=np.int64),
     )
+
+
+def _number(record: dict, key: str) -> float:
+    if not is_number(record[key]):
+        raise ValueError(f"{key} must be a number, not {record[key]!r}")
+    return record[key]
 
 
 def main(argv: list[str] | None = None) -> None:
