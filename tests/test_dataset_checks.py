@@ -12,6 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from odam_d2.analysis.detections import analyse
 from odam_d2.core.errors import InputError
 from odam_d2.data.checks import DatasetUse, check_coco_file, check_entries
 from odam_d2.engine import setup_cfg
@@ -274,6 +275,13 @@ class TestRuns:
             check_run(self.cfg("MODEL.MASK_ON", "True"), training)
         with pytest.raises(UserError, match="not finite"):
             check_run(self.cfg("TEST.ODAM.EVALUATORS", "['explanation']"), self.Args)
+
+    def test_ids_of_numpy_are_written_as_pythons(self, register, entries):
+        numbered = changed(entries, "image_id", np.int64(7))
+        register(lambda: numbered, **CLASSES)
+        nothing = {"boxes": [], "scores": [], "classes": []}
+        images = analyse({0: nothing, 7: nothing}, NAME, 0.5, 0.1)
+        assert json.dumps(list(images)) == "[0, 7]"
 
     def coco_file(self, tmp_path, change=None):
         images = [{"id": k, "file_name": "a.png", "height": 48, "width": 64} for k in range(2)]
