@@ -49,6 +49,7 @@ TESTS = {
     ],
     "odam_d2/core/*": ["tests/core"],
     "odam_d2/structures/*": ["tests/test_odam_maps.py"],
+    "odam_d2/evaluation/crowd_speed.py": ["tests/test_crowd_speed.py"],
     "odam_d2/evaluation/crowd*.py": [
         "tests/test_crowd_protocol.py",
         "tests/test_crowd_loops.py",
