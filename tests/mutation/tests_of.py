@@ -83,7 +83,9 @@ TESTS = {
     "odam_d2/analysis/error_types.py": ["tests/test_error_types.py", "tests/test_ap_costs.py"],
     "odam_d2/analysis/*": ["tests/test_explained_errors.py", "tests/test_analyze_errors.py"],
     "odam_d2/data/crowdshapes/*": ["tests/test_crowdshapes_draws.py", "tests/test_crowdshapes.py"],
+    "odam_d2/data/*checks.py": ["tests/test_dataset_checks.py", "tests/test_picture_mapper.py"],
     "odam_d2/data/crowdhuman.py": ["tests/test_crowdhuman.py", "tests/test_registering.py"],
+    "odam_d2/data/json_lines.py": ["tests/test_crowdhuman.py", "tests/test_dataset_checks.py"],
     "odam_d2/data/mapper.py": ["tests/test_picture_mapper.py", "tests/test_pictures.py"],
     "odam_d2/data/pictures.py": ["tests/test_pictures.py", "tests/test_picture_mapper.py"],
     "odam_d2/data/*": [
