@@ -261,6 +261,36 @@ def test_memory_limit_bounds_the_chunks(monkeypatch):
     assert sizes == [(5, 4)]
 
 
+# A convolution of 3 x 3 below a predictor of 1 x 1, smoothed by 3 cells on each side: gradient,
+# features and their product are three times 100 channels x 9 x 9 cells x 8 bytes.
+_ROW = 3 * 100 * 81 * 8
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "chunks"),
+    [
+        (4 * _ROW, [(2, 2), (2, 2), (1, 2)]),
+        (4 * _ROW - 1, [(1, 2)] * 5),
+        (2 * _ROW - 1, [(1, 1)] * 10),
+        (10 * _ROW, [(5, 2)]),
+    ],
+)
+def test_chunks_are_as_large_as_the_memory_allows(monkeypatch, max_bytes, chunks):
+    tower = Tower(channels=(100, 2), kernels=(3,), predictor_kernel=1)
+    sizes = []
+    backward = tower.head._backward
+    monkeypatch.setattr(
+        tower.head,
+        "_backward",
+        lambda m, s, seeds, c: sizes.append(tuple(seeds.shape[:2])) or backward(m, s, seeds, c),
+    )
+    cells = cells_of(*((0, 0, i, i) for i in range(5)))
+    tower.head.heat_maps(
+        tower.masks, tower.features, tower.seeds(5, 2), cells, sigma=1.0, max_bytes=max_bytes
+    )
+    assert sizes == chunks
+
+
 @pytest.mark.parametrize(("num", "targets"), [(0, 3), (2, 0), (0, 0)])
 def test_nothing_to_explain(num, targets):
     tower = Tower()

@@ -19,7 +19,10 @@ from oracle import (
 )
 
 from odam_d2 import explain, explain_boxes
+from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.explainers.anchors import nearest_anchors
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.state import borrowed
 
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -190,3 +193,44 @@ def test_combined_is_the_maximum_of_the_normalised_others(slim_model):
     alone = maps("combined")
     expected = maps("class", "left", "top", "right", "bottom").normalized().values.amax(1)
     assert torch.equal(alone.values[:, 0], expected)
+
+
+DEGENERATE = [
+    [[60, 50, 60, 50], [40, 20, 40, 90], [20, 70, 120, 70], [-50, -60, -10, -20]],
+    [[96, 160, 96, 160], [95.5, 10, 130, 60]],
+]
+
+
+@pytest.mark.parametrize(("name", "references"), [CASES[0][:2], CASES[1][:2], CASES[4][:2]])
+def test_boxes_without_area_or_outside(name, references):
+    """A point, lines, a box that lies off the image, the last corner: each has its exact map."""
+    model = zoo_model(name, dtype=torch.float64, opts=SLIM)
+    inputs = two_images(torch.float64)
+    network = [torch.tensor(boxes, dtype=torch.float64) for boxes in DEGENERATE]
+    output = [network[0] * torch.tensor(FIRST_SCALE, dtype=torch.float64), network[1]]
+    classes = [torch.tensor([0, 5, 79, 3]), torch.tensor([2, 7])]
+    found = explain_boxes(model, inputs, output, classes, TARGETS)
+    expected = references(model, inputs, network, classes, "probability")
+    for result, rows, boxes in zip(found, expected, output, strict=True):
+        maps = result["instances"].odam_maps
+        assert torch.equal(result["instances"].pred_boxes.tensor, boxes.float())
+        assert maps.values.isfinite().all()
+        assert worst_error(maps, rows) <= BOUND[torch.float64]
+
+
+@pytest.mark.parametrize("name", [CASES[0][0], CASES[1][0], CASCADE, CASES[4][0]])
+def test_two_batches_through_one_view(name):
+    """Nothing of a batch is left for the next one, of another size and number of images."""
+    model = zoo_model(name, opts=[*SLIM, "TEST.DETECTIONS_PER_IMAGE", 4])
+    first, second = two_images()
+    batches = [[first, second], [second], [first]]
+    settings = ExplainSettings(targets=("class", "left"))
+    with borrowed(model) as view:
+        view = build_explainer(view, settings).view()
+        found = [view(batch) for batch in batches]
+    for batch, results in zip(batches, found, strict=True):
+        for ours, theirs in zip(results, explain(model, batch, settings.targets), strict=True):
+            ours, theirs = ours["instances"], theirs["instances"]
+            assert torch.equal(ours.scores, theirs.scores)
+            assert torch.equal(ours.odam_maps.values, theirs.odam_maps.values)
+            assert torch.equal(ours.odam_maps.origins, theirs.odam_maps.origins)

@@ -16,7 +16,9 @@ from odam_d2 import add_odam_config
 from odam_d2.core.errors import InputError
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.untrained import scale_random_weights
+from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.fcos import ConfigurableFCOS
+from odam_d2.modeling.settings import ExplainSettings
 
 CONFIG = Path(__file__).parents[2] / "configs" / "COCO-Detection" / "fcos_R_50_FPN_1x.yaml"
 
@@ -203,3 +205,24 @@ def test_the_model_without_explaining_can_be_built_from_a_config():
     cfg.merge_from_list([*NARROW, "MODEL.DEVICE", "cpu"])
     plain = ConfigurableFCOS(cfg)
     assert plain.state_dict().keys() == build_model(cfg).state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 0.75), (0.75, 1)])
+@pytest.mark.parametrize("reach", [5, 63.75, 64, 70, 127.75, 128, 256, 511, 512, 700])
+def test_a_given_box_is_read_where_it_would_be_trained(reach, shape):
+    """On the level, and at the point, to which Detectron2 matches a true box of that size."""
+    model, strides = slim_fcos(), [8, 16, 32, 64, 128]
+    anchors = model.anchor_generator([torch.zeros(1, 1, 1536 // s, 2048 // s) for s in strides])
+    # A level is trained on boxes that reach less than 8 strides; the last one on all others. The
+    # centre is a point of it.
+    expected = next((n for n, s in enumerate(strides) if reach < 8 * s), 4)
+    centre = torch.tensor([7.5, 5.5]) * strides[expected]
+    half = reach * torch.tensor(shape)
+    boxes = Boxes(torch.cat([centre - half, centre + half])[None])
+    ((level, index),) = build_explainer(model, ExplainSettings()).nearest(boxes, anchors).tolist()
+    assert level == expected
+    assert torch.equal(anchors[level][index].get_centers()[0], centre)
+    matched = model._match_anchors(boxes, anchors)[0].split([len(a) for a in anchors])
+    assert matched[level].any()
+    if reach not in (64, 128, 256, 512):  # then the points around the centre are matched
+        assert matched[level][index] > 0

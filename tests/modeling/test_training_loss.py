@@ -170,6 +170,19 @@ def test_weight_starts_and_warms_up(iteration, share):
     assert scalars["odam/num_same_pairs"] > 0
 
 
+def test_stages_of_a_cascade_count_the_same():
+    """The mean over stages, not their sum: 0.5 (1 + 3 + 8) / 3."""
+
+    class Given(nn.Module):
+        def forward(self, batch):
+            return torch.tensor(batch, requires_grad=True)
+
+    training = OdamTraining(loss=Given(), weight=0.5)
+    with EventStorage(0):
+        assert training([1.0, 3.0, 8.0], torch.zeros(1)).item() == pytest.approx(2.0)
+        assert training([8.0], torch.zeros(1)).item() == pytest.approx(4.0)
+
+
 @pytest.mark.parametrize("case", ALL)
 def test_weight_zero_measures_and_trains_nothing(case):
     model, inputs = training_model(case, "MODEL.ODAM.LOSS.WEIGHT", 0.0), labelled_images()

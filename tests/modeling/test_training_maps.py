@@ -16,7 +16,7 @@ from training_cases import (
 )
 
 from odam_d2 import explain_boxes
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explainers import build_explainer, dense_training
 from odam_d2.modeling.losses import Labels, choose
 from odam_d2.modeling.settings import ExplainSettings
 
@@ -62,6 +62,27 @@ def recorded(case, inputs, *opts):
     recorder = model.odam_training.loss = Recorder()
     losses, _ = losses_of(model, inputs)
     return model, recorder.batches, losses
+
+
+@pytest.mark.parametrize("case", ["retinanet", "fcos"])
+def test_the_first_and_the_last_anchor_of_every_level(case):
+    """Anchors are counted over all levels: a level begins where the one before has ended."""
+    model = training_model(case)
+    explainer = build_explainer(model, ExplainSettings().of_class_logit())
+    width = 32 if case == "fcos" else 16
+    features = [torch.rand(1, width, rows, rows + 1) for rows in (6, 4, 3, 2, 1)]
+    anchors = model.anchor_generator(features)
+    lengths = [len(of_level) for of_level in anchors]
+    matched = torch.full((sum(lengths),), 80)
+    boxes = torch.cat([of_level.tensor for of_level in anchors])
+    ends = torch.tensor(lengths).cumsum(0)
+    positives = sorted({*(ends - torch.tensor(lengths)).tolist(), *(ends - 1).tolist()})
+    matched[positives] = torch.arange(len(positives))
+    predictions = model.head(features)
+    origins, labels = dense_training._labels(explainer, features, predictions, matched, boxes)
+    expected = [[level, at] for level, n in enumerate(lengths) for at in sorted({0, n - 1})]
+    assert origins.tolist() == expected
+    assert labels.classes.tolist() == list(range(len(positives)))
 
 
 @pytest.mark.parametrize("case", ["fpn", "conv_head", "c4"])
