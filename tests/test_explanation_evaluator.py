@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_refused(with_masks):
     [
         (lambda: ExplanationProtocol(iou_thresh=1.5), "IOU_THRESH is 1.5"),
         (lambda: ExplanationProtocol(score_thresh=-1), "SCORE_THRESH is -1"),
-        (lambda: ExplanationProtocol(mask_thresholds=(1.0,)), r"MASK_THRESHOLDS is \[1.0\]"),
+        (lambda: ExplanationProtocol(mask_thresholds=(1.0,)), r"MASK_THRESHOLDS is 1.0"),
         (lambda: FaithfulnessSettings(fill="black"), "FILL is 'black'; it must be one of random"),
         (lambda: FaithfulnessSettings(steps=0), "STEPS is 0"),
         (lambda: FaithfulnessSettings(per_image=-2), "PER_IMAGE is -2"),

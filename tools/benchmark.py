@@ -73,8 +73,12 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
     """Check the arguments, and fix what is measured."""
     numbers = [*args.size, args.instances, args.runs, args.references, *(args.spread or [])]
     numbers += [number for number in (args.nms, args.training, args.methods) if number is not None]
+    numbers += [args.threads] if args.threads is not None else []
     if min(numbers) < 1:
-        raise UserError("sizes and numbers of instances, objects and runs must be positive")
+        raise UserError(
+            "sizes and numbers of instances, objects, runs and threads must be positive"
+        )
+    refuse_unused(args)
     if args.json and not os.access(Path(args.json).resolve().parent, os.W_OK):
         raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
     cfg = setup_cfg(args.config_file, args.opts)
@@ -86,6 +90,13 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
     return BenchmarkCase(
         cfg, tuple(args.size), args.instances, args.spread, args.runs, args.references
     )
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Raise a :class:`UserError` for an argument that what is measured does not use."""
+    kinds = [kind for kind in ("nms", "training", "methods") if getattr(args, kind) is not None]
+    if args.spread and kinds:
+        raise UserError(f"--spread has no effect with --{kinds[0]}")
 
 
 def about(case: BenchmarkCase, config_file: str) -> dict:

@@ -30,7 +30,12 @@ __all__ = [
 
 
 def check_num_gpus(num_gpus: int) -> None:
-    """Raise a :class:`UserError` when more GPUs are asked for than there are; 1 is always fine."""
+    """
+    Raise a :class:`UserError` when more GPUs are asked for than there are, or less than none; 1 is
+    always fine.
+    """
+    if num_gpus < 0:
+        raise UserError(f"--num-gpus is {num_gpus}; it must be 0 or more")
     found = torch.cuda.device_count()
     if num_gpus > max(found, 1):
         raise UserError(f"--num-gpus is {num_gpus}, and PyTorch finds {found} on this machine")
@@ -51,12 +56,24 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_evaluators(cfg)
     check_augmentation(cfg)
     if not args.eval_only:
+        _check_loss(cfg)
         use = DatasetUse(training=True, masks=cfg.MODEL.MASK_ON, keypoints=cfg.MODEL.KEYPOINT_ON)
         for name in cfg.DATASETS.TRAIN:
             check_dataset(name, use)
     for name in cfg.DATASETS.TEST:
         check_dataset(name, evaluated_use(cfg, name))
     check_weights_exist(starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
+
+
+def _check_loss(cfg: CfgNode) -> None:
+    """The loss compares ODAM's maps of what the head reads, whatever else is configured."""
+    node = cfg.MODEL.ODAM
+    for key, without in (("METHOD", "odam"), ("LAYER", "")):
+        if node.LOSS.NAME and node[key] != without:
+            raise UserError(
+                f"MODEL.ODAM.{key} is {node[key]!r}, and the loss {node.LOSS.NAME} is of other "
+                f"maps: train with {without!r}, and evaluate as you like"
+            )
 
 
 def check_classes(model: nn.Module, dataset: str, settings: ExplainSettings | None = None) -> None:

@@ -63,13 +63,19 @@ def evaluates_maps(cfg: CfgNode) -> bool:
 def check_evaluators(cfg: CfgNode) -> None:
     """
     Raises:
-        UserError: an evaluator is unknown; the message lists those that there are.
+        UserError: an evaluator is unknown; the message lists those that there are. Or a value of
+            ``TEST.ODAM.EXPLANATION`` is out of its range.
     """
-    for name in cfg.TEST.ODAM.EVALUATORS:
-        if name not in _MORE:
+    names = cfg.TEST.ODAM.EVALUATORS
+    if not isinstance(names, (list, tuple)):
+        raise UserError(f"TEST.ODAM.EVALUATORS is {names!r}; it must be a list of names")
+    for name in names:
+        if not isinstance(name, str) or name not in _MORE:
             raise UserError(
                 f"TEST.ODAM.EVALUATORS has {name!r}; there are {', '.join(sorted(_MORE))}"
             )
+    if "explanation" in names:
+        ExplanationProtocol.from_config(cfg)
     if evaluates_maps(cfg) and not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 

@@ -86,6 +86,8 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     cfg.MODEL.ODAM.METHOD = method
     if method == "d_rise":
         cfg.MODEL.ODAM.TARGETS = ["class"]
+        # Of the other methods that are compared: D-RISE differentiates nothing.
+        cfg.MODEL.ODAM.SCORE, cfg.MODEL.ODAM.SMOOTHING_SIGMA = "probability", 0.0
         cfg.MODEL.ODAM.D_RISE.STATE_DIR = cfg.MODEL.ODAM.D_RISE.STATE_DIR or str(output / "d_rise")
     cfg.freeze()
     return cfg

@@ -48,7 +48,9 @@ def measure_methods(
     few = DRiseSettings(num_masks=masks, batch_size=cfg.MODEL.ODAM.D_RISE.BATCH_SIZE)
 
     def by(method: str, targets: tuple[str, ...] = ("class",)):
-        return lambda: explain(model, inputs, targets, method=method, d_rise=few)
+        # D-RISE differentiates nothing.
+        own = {"score": "probability", "smoothing_sigma": 0.0} if method == "d_rise" else {}
+        return lambda: explain(model, inputs, targets, method=method, d_rise=few, **own)
 
     with borrowed(model):
         found = len(plain(inputs)[0]["instances"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import auc
+from odam_d2.core.ranges import check_number
 from odam_d2.fingerprint import describe, entry_key
 
 from .explanation_files import remove_results, summarize, write_results
@@ -49,17 +50,17 @@ class ExplanationProtocol:
     faithfulness: FaithfulnessSettings = field(default_factory=FaithfulnessSettings)
 
     def __post_init__(self):
+        prefix = "TEST.ODAM.EXPLANATION."
         for name in ("score_thresh", "iou_thresh"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"TEST.ODAM.EXPLANATION.{name.upper()} is {getattr(self, name)}; it must be in "
-                    "[0, 1]"
-                )
-        if not self.mask_thresholds or not all(0 <= t < 1 for t in self.mask_thresholds):
+            check_number(prefix + name.upper(), getattr(self, name), "in [0, 1]", 0, 1)
+        if not isinstance(self.mask_thresholds, tuple) or not self.mask_thresholds:
             raise InputError(
-                f"TEST.ODAM.EXPLANATION.MASK_THRESHOLDS is {list(self.mask_thresholds)}; it must "
-                "be numbers in [0, 1), at least one"
+                f"{prefix}MASK_THRESHOLDS is {self.mask_thresholds!r}; it must be numbers in "
+                "[0, 1), at least one"
             )
+        for thresh in self.mask_thresholds:
+            words = "numbers in [0, 1)"
+            check_number(prefix + "MASK_THRESHOLDS", thresh, words, 0, 1, below=True)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplanationProtocol:
@@ -68,7 +69,7 @@ class ExplanationProtocol:
         return cls(
             node.SCORE_THRESH,
             node.IOU_THRESH,
-            tuple(node.MASK_THRESHOLDS),
+            tuple(node.MASK_THRESHOLDS or ()),
             FaithfulnessSettings.from_config(node.FAITHFULNESS),
         )
 

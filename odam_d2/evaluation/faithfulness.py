@@ -12,13 +12,14 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor, nn
 
-from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import FILLS, filling, perturb, ranking
+from odam_d2.core.ranges import check_number, check_one_of
 from odam_d2.modeling.state import borrowed
 from odam_d2.modeling.views import view_of
 
 __all__ = ["Faithfulness", "FaithfulnessSettings"]
 
+_MOST = 10**9
 _FOUND_AGAIN = 0.5  # IoU with the detection, as the authors count it
 
 
@@ -40,17 +41,11 @@ class FaithfulnessSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.fill not in FILLS:
-            raise InputError(
-                f"TEST.ODAM.EXPLANATION.FAITHFULNESS.FILL is {self.fill!r}; it must be one of "
-                f"{', '.join(FILLS)}"
-            )
-        for name, least in (("per_image", -1), ("steps", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"TEST.ODAM.EXPLANATION.FAITHFULNESS.{name.upper()} is {getattr(self, name)}; "
-                    f"it must be {least} or more"
-                )
+        prefix = "TEST.ODAM.EXPLANATION.FAITHFULNESS."
+        check_one_of(prefix + "FILL", self.fill, FILLS)
+        for name, least in (("per_image", -1), ("steps", 1), ("batch_size", 1), ("seed", -_MOST)):
+            key, value = prefix + name.upper(), getattr(self, name)
+            check_number(key, value, f"{least} or more", least, _MOST, whole=True)
 
     @classmethod
     def from_config(cls, node: CfgNode) -> FaithfulnessSettings:

@@ -14,20 +14,23 @@ from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.ranges import check_number
 
 __all__ = ["ConfigurableFCOS", "build_odam_fcos_resnet_fpn_backbone"]
 
-# Keys of MODEL.FCOS, what holds of their values, and the same in words.
+_ANY = float("inf")
+_WHOLE = {"whole": True}
+# Keys of MODEL.FCOS, what holds of their values in words, and the same for :func:`check_number`.
 _RANGES = {
-    "NUM_CLASSES": (lambda value: value >= 1, "1 or more"),
-    "NUM_CONVS": (lambda value: value >= 1, "1 or more"),
-    "PRIOR_PROB": (lambda value: 0 < value < 1, "above 0 and below 1"),
-    "CENTER_SAMPLING_RADIUS": (lambda value: value > 0, "above 0"),
-    "FOCAL_LOSS_ALPHA": (lambda value: value <= 1, "0 to 1, or negative for no weight"),
-    "FOCAL_LOSS_GAMMA": (lambda value: value >= 0, "0 or more"),
-    "SCORE_THRESH_TEST": (lambda value: 0 <= value <= 1, "0 to 1"),
-    "TOPK_CANDIDATES_TEST": (lambda value: value >= 1, "1 or more"),
-    "NMS_THRESH_TEST": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "NUM_CLASSES": ("1 or more", 1, 10**6, _WHOLE),
+    "NUM_CONVS": ("1 or more", 1, 1000, _WHOLE),
+    "PRIOR_PROB": ("above 0 and below 1", 0, 1, {"above": True, "below": True}),
+    "CENTER_SAMPLING_RADIUS": ("above 0", 0, _ANY, {"above": True, "below": True}),
+    "FOCAL_LOSS_ALPHA": ("0 to 1, or negative for no weight", -_ANY, 1, {"above": True}),
+    "FOCAL_LOSS_GAMMA": ("0 or more", 0, _ANY, {"below": True}),
+    "SCORE_THRESH_TEST": ("0 to 1", 0, 1, {}),
+    "TOPK_CANDIDATES_TEST": ("1 or more", 1, 10**9, _WHOLE),
+    "NMS_THRESH_TEST": ("0 to 1", 0, 1, {}),
 }
 
 
@@ -106,15 +109,14 @@ class ConfigurableFCOS(FCOS):
 
 
 def _check_ranges(node: CfgNode) -> None:
-    for key, (holds, words) in _RANGES.items():
-        if not holds(node[key]):
-            raise InputError(f"MODEL.FCOS.{key} is {node[key]}; it must be {words}")
+    for key, (words, low, high, more) in _RANGES.items():
+        check_number(f"MODEL.FCOS.{key}", node[key], words, low, high, **more)
 
 
 def _input_shapes(node: CfgNode, shapes: dict[str, ShapeSpec]) -> list[ShapeSpec]:
     """Shapes of the feature maps that the head reads."""
-    names = list(node.IN_FEATURES)
-    missing = [name for name in names if name not in shapes]
+    names = list(node.IN_FEATURES or ())
+    missing = [name for name in names if name not in list(shapes)]
     if missing or not names:
         raise InputError(
             f"MODEL.FCOS.IN_FEATURES is {names}; it must name features of the backbone, which are "

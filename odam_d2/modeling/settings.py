@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import Suppression
+from odam_d2.core.ranges import check_flag, check_number, check_one_of, check_text
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 from .nms import Candidates, build_odam_nms
@@ -22,6 +23,11 @@ METHODS = ("odam", *CAMS, "input_gradient", "d_rise")
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("exact", "constant")
+
+# Far beyond what has a use, and still computed.
+_MOST = 10**9
+_FINEST = 1000  # cells along a side of a grid of masks
+_WIDEST = 1000  # standard deviation of smoothing, in cells
 
 
 @dataclass(frozen=True)
@@ -49,20 +55,18 @@ class DRiseSettings:
     state_dir: str = ""
 
     def __post_init__(self):
-        for name in ("num_masks", "grid", "batch_size", "check_every"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"MODEL.ODAM.D_RISE.{name.upper()} is {getattr(self, name)}; it must be 1 or "
-                    "more"
-                )
-        if not 0 < self.keep_prob < 1:
-            raise InputError(
-                f"MODEL.ODAM.D_RISE.KEEP_PROB is {self.keep_prob}; it must be between 0 and 1"
-            )
-        if not 0 < self.settled <= 1:
-            raise InputError(
-                f"MODEL.ODAM.D_RISE.SETTLED is {self.settled}; it must be above 0, and 1 at most"
-            )
+        prefix = "MODEL.ODAM.D_RISE."
+        for name in ("num_masks", "batch_size", "check_every"):
+            value = getattr(self, name)
+            check_number(prefix + name.upper(), value, "1 or more", 1, _MOST, whole=True)
+        check_number(prefix + "GRID", self.grid, f"1 to {_FINEST}", 1, _FINEST, whole=True)
+        words = f"a whole number of at most {_MOST} in size"
+        check_number(prefix + "SEED", self.seed, words, -_MOST, _MOST, whole=True)
+        words = "above 0 and below 1"
+        check_number(prefix + "KEEP_PROB", self.keep_prob, words, 0, 1, above=True, below=True)
+        words = "above 0, and 1 at most"
+        check_number(prefix + "SETTLED", self.settled, words, 0, 1, above=True)
+        check_text(prefix + "STATE_DIR", self.state_dir)
 
     @classmethod
     def from_config(cls, node: CfgNode) -> DRiseSettings:
@@ -104,27 +108,24 @@ class ExplainSettings:
     d_rise: DRiseSettings = DRiseSettings()
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise InputError(
-                f"MODEL.ODAM.METHOD is {self.method!r}; it must be one of {', '.join(METHODS)}"
-            )
-        self._check_method()
-        if self.score not in SCORES:
-            raise InputError(f"MODEL.ODAM.SCORE is {self.score!r}; it must be one of {SCORES}")
-        if self.norm_statistics not in NORM_STATISTICS:
-            raise InputError(
-                f"MODEL.ODAM.NORM_STATISTICS is {self.norm_statistics!r}; it must be one of "
-                f"{NORM_STATISTICS}"
-            )
-        if not 0 <= self.smoothing_sigma < float("inf"):
-            raise InputError(
-                f"MODEL.ODAM.SMOOTHING_SIGMA is {self.smoothing_sigma}; it must be 0 (no "
-                "smoothing) or a positive number of feature cells"
-            )
-        if not self.chunk_mb > 0:
-            raise InputError(f"MODEL.ODAM.CHUNK_MB is {self.chunk_mb}; it must be positive")
+        check_one_of("MODEL.ODAM.METHOD", self.method, METHODS)
+        check_one_of("MODEL.ODAM.SCORE", self.score, SCORES)
+        check_one_of("MODEL.ODAM.NORM_STATISTICS", self.norm_statistics, NORM_STATISTICS)
+        if not all(isinstance(target, str) for target in self.targets):
+            raise InputError(f"MODEL.ODAM.TARGETS is {self.targets!r}; it must be names")
+        check_number(
+            "MODEL.ODAM.SMOOTHING_SIGMA",
+            self.smoothing_sigma,
+            f"0 (no smoothing) or a positive number of feature cells, at most {_WIDEST}",
+            *(0, _WIDEST),
+        )
+        check_text("MODEL.ODAM.LAYER", self.layer)
+        words = f"above 0, and {_MOST} at most"
+        check_number("MODEL.ODAM.CHUNK_MB", self.chunk_mb, words, 0, _MOST, above=True)
+        check_flag("MODEL.ODAM.NMS.RECORD", self.record)
         if self.record and self.nms is None:
             raise InputError("MODEL.ODAM.NMS.RECORD needs an NMS that is recorded; set its NAME")
+        self._check_method()
 
     def _check_method(self) -> None:
         if self.layer and self.method in ("input_gradient", "d_rise"):
@@ -132,8 +133,19 @@ class ExplainSettings:
                 f"MODEL.ODAM.METHOD {self.method!r} makes maps on the image itself; leave "
                 "MODEL.ODAM.LAYER empty"
             )
+        if self.method != "d_rise":
+            return
+        for key, given, without in (
+            ("SCORE", self.score, "probability"),
+            ("SMOOTHING_SIGMA", self.smoothing_sigma, 0),
+        ):
+            if given != without:
+                raise InputError(
+                    f"MODEL.ODAM.{key} is {given!r}; D-RISE differentiates nothing, so it must be "
+                    f"{without!r}"
+                )
         wrong = sorted(set(self.targets) - {"class", "combined"})
-        if self.method == "d_rise" and wrong:
+        if wrong:
             raise InputError(
                 f"D-RISE explains a detection as a whole, so MODEL.ODAM.TARGETS must be 'class' "
                 f"(or 'combined', which is the same map), not {', '.join(map(repr, wrong))}"
@@ -163,7 +175,7 @@ class ExplainSettings:
             )
         node = cfg.MODEL.ODAM
         return cls(
-            targets=tuple(node.TARGETS),
+            targets=_targets(node.TARGETS),
             score=node.SCORE,
             smoothing_sigma=node.SMOOTHING_SIGMA,
             layer=node.LAYER,
@@ -175,6 +187,12 @@ class ExplainSettings:
             method=node.METHOD,
             d_rise=DRiseSettings.from_config(node.D_RISE),
         )
+
+
+def _targets(names: object) -> tuple:
+    if not isinstance(names, (list, tuple)):
+        raise InputError(f"MODEL.ODAM.TARGETS is {names!r}; it must be a list of names")
+    return tuple(names)
 
 
 def _class_names(cfg: CfgNode) -> Sequence[str] | None:

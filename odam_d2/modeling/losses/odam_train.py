@@ -10,8 +10,8 @@ from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from odam_d2.core.errors import InputError
 from odam_d2.core.odam_train import Pairs, consistency, object_pairs, pair_auc, separation
+from odam_d2.core.ranges import check_number
 
 from .positives import Positives
 from .registry import ODAM_LOSS_REGISTRY
@@ -38,12 +38,10 @@ class OdamTrainLoss(nn.Module):
                 boxes is above this; in [0, 1).
         """
         super().__init__()
-        if not 0 < clamp < 0.5:
-            raise InputError(f"MODEL.ODAM.LOSS.CLAMP is {clamp}; it must be above 0 and below 0.5")
-        if not 0 <= min_overlap < 1:
-            raise InputError(
-                f"MODEL.ODAM.LOSS.MIN_OVERLAP is {min_overlap}; it is an IoU, at least 0, below 1"
-            )
+        words = "above 0 and below 0.5"
+        check_number("MODEL.ODAM.LOSS.CLAMP", clamp, words, 0, 0.5, above=True, below=True)
+        words = "an IoU, at least 0, below 1"
+        check_number("MODEL.ODAM.LOSS.MIN_OVERLAP", min_overlap, words, 0, 1, below=True)
         self.clamp = clamp
         self.min_overlap = min_overlap
 

@@ -11,6 +11,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.ranges import check_flag, check_number
 
 from .positives import Positives
 from .registry import ODAM_LOSS_REGISTRY
@@ -20,12 +21,14 @@ __all__ = ["LOSS", "OdamTraining", "build_odam_training"]
 LOSS = "loss_odam"
 """Name of the loss among those of the model."""
 
+_MOST = 10**9
+# What numbers of MODEL.ODAM.LOSS must be: in words, least, greatest, and whether they are whole.
 _RANGES = {
-    "weight": (lambda value: 0 <= value < float("inf"), "0 or more"),
-    "start_iter": (lambda value: value >= 0, "0 or more iterations"),
-    "warmup_iters": (lambda value: value >= 0, "0 or more iterations"),
-    "max_samples": (lambda value: value >= 1, "1 or more"),
-    "grid_stride": (lambda value: value > 0, "a positive number of pixels"),
+    "weight": ("0 or more, and 1000 at most", 0, 1000, False),
+    "start_iter": ("0 or more iterations", 0, _MOST, True),
+    "warmup_iters": ("0 or more iterations", 0, _MOST, True),
+    "max_samples": ("1 or more", 1, _MOST, True),
+    "grid_stride": ("1 or more pixels", 1, _MOST, False),
 }
 
 
@@ -68,14 +71,16 @@ class OdamTraining(nn.Module):
         self.max_samples = max_samples
         self.grid_stride = grid_stride
         self.second_order = second_order
-        for name, (holds, range_) in _RANGES.items():
-            if not holds(getattr(self, name)):
-                key = f"MODEL.ODAM.LOSS.{name.upper()}"
-                raise InputError(f"{key} is {getattr(self, name)}; it must be {range_}")
+        for name, (words, low, high, whole) in _RANGES.items():
+            key, value = f"MODEL.ODAM.LOSS.{name.upper()}", getattr(self, name)
+            check_number(key, value, words, low, high, whole=whole)
+        check_flag("MODEL.ODAM.LOSS.SECOND_ORDER", second_order)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.ODAM.LOSS
+        words = "0 (never) or a number of iterations"
+        check_number("MODEL.ODAM.LOSS.VIS_PERIOD", node.VIS_PERIOD, words, 0, _MOST, whole=True)
         known = sorted(name for name, _ in ODAM_LOSS_REGISTRY)
         if node.NAME not in known:
             raise InputError(

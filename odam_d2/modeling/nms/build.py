@@ -7,6 +7,7 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.ranges import check_text
 
 from .registry import ODAM_NMS_REGISTRY
 
@@ -24,6 +25,7 @@ def build_odam_nms(cfg: CfgNode) -> Callable | None:
     name = cfg.MODEL.ODAM.NMS.NAME
     if not name:
         return None
+    check_text("MODEL.ODAM.NMS.NAME", name)
     known = sorted(entry for entry, _ in ODAM_NMS_REGISTRY)
     if name not in known:
         raise InputError(

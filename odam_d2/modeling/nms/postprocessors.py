@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -10,6 +10,7 @@ from detectron2.layers import batched_nms
 
 from odam_d2.core import nms as core
 from odam_d2.core.errors import InputError
+from odam_d2.core.ranges import check_number, check_one_of
 
 from .registry import ODAM_NMS_REGISTRY, Candidates
 
@@ -59,11 +60,13 @@ class SoftNms:
         Args:
             method, iou_thresh, sigma, score_thresh: as for :func:`odam_d2.core.nms.soft_nms`.
         """
+        words = "in [0, 1]"
+        check_number(f"{_KEY}.SOFT_IOU_THRESH", iou_thresh, words, 0, 1)
+        check_number(f"{_KEY}.SOFT_SIGMA", sigma, "above 0", 0, math.inf, above=True, below=True)
+        check_number(f"{_KEY}.SOFT_SCORE_THRESH", score_thresh, words, 0, 1)
+        check_one_of(f"{_KEY}.SOFT_METHOD", method, ("linear", "gaussian"))
         self.options = {"iou_thresh": iou_thresh, "sigma": sigma, "score_thresh": score_thresh}
         self.method = method
-        _check(lambda: core.soft_nms(*_nothing(), method, **self.options), "SOFT_")
-        if not 0 <= score_thresh <= 1:
-            raise InputError(f"{_KEY}.SOFT_SCORE_THRESH is {score_thresh}; it must be in [0, 1]")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -102,11 +105,18 @@ class OdamNms:
             grid_stride: pixels of the network's input per cell of the grid on which maps are
                 compared.
         """
+        words = "in [0, 1]"
+        check_number(f"{_KEY}.IOU_THRESH", iou_thresh, words, 0, 1)
+        check_number(f"{_KEY}.SIM_THRESH_HIGH", sim_thresh_high, words, 0, 1)
+        check_number(f"{_KEY}.SIM_THRESH_LOW", sim_thresh_low, words, 0, 1)
+        if sim_thresh_high < sim_thresh_low:
+            raise InputError(
+                f"{_KEY}.SIM_THRESH_HIGH is {sim_thresh_high}, below {_KEY}.SIM_THRESH_LOW, "
+                f"{sim_thresh_low}"
+            )
+        check_number(f"{_KEY}.GRID_STRIDE", grid_stride, "1 or more pixels", 1, 10**9)
         self.thresholds = (iou_thresh, sim_thresh_high, sim_thresh_low)
         self.grid_stride = grid_stride
-        _check(lambda: core.odam_rule(*self.thresholds))
-        if not grid_stride > 0:
-            raise InputError(f"{_KEY}.GRID_STRIDE is {grid_stride}; it must be above 0 pixels")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -143,18 +153,3 @@ def soft_nms(cfg: CfgNode) -> SoftNms:
 def odam_nms(cfg: CfgNode) -> OdamNms:
     """Suppress by boxes and heat maps."""
     return OdamNms(cfg)
-
-
-def _nothing() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-
-
-def _check(use, prefix: str = "") -> None:
-    """Name the config's key where thresholds are refused."""
-    try:
-        use()
-    except InputError as error:
-        message = str(error)
-        for name in ("iou_thresh", "sim_thresh_high", "sim_thresh_low", "sigma", "method"):
-            message = re.sub(rf"\b{name}\b", f"{_KEY}.{prefix}{name.upper()}", message)
-        raise InputError(message) from None
