@@ -46,10 +46,12 @@ class UnsupportedModelError(InputError, TypeError):
 
 class Explainer(ABC):
     """
-    Explains the detections of one model. Call it under :func:`odam_d2.modeling.state.borrowed`.
+    Explains the detections of one model, in one thread: it keeps what a batch needs on the way.
+    Call it under :func:`odam_d2.modeling.state.borrowed`.
 
     Args:
-        model: a detector of the family that the subclass was registered for.
+        model: a detector of the family that the subclass was registered for, as ``borrowed`` gives
+            it.
         settings: what to explain, and how.
 
     Raises:
