@@ -89,7 +89,7 @@ def gradient_heat_maps(
 
     Args:
         outputs: (M,), see :func:`batched_gradients`.
-        features: A, (I, C, H, W), requiring gradients.
+        features: A, (I, C, H, W), requiring gradients. Maps of half precision are float32.
         image: (M,) int64, the image that each output belongs to; not needed for one image.
         sigma: standard deviation in cells of the Gaussian Phi; 0 is the identity.
         signed: leave out the ReLU, for maps that are to be added up first.
@@ -106,11 +106,12 @@ def gradient_heat_maps(
         if len(features) != 1:
             raise ValueError(f"which of the {len(features)} images each output belongs to?")
         image = torch.zeros(len(outputs), dtype=torch.int64, device=features.device)
-    values = features.detach()
+    values = precise(features.detach())
     maps = values.new_zeros(len(outputs), *features.shape[-2:])
     for index, gradients in batched_gradients(outputs, features, max_bytes):
         chosen = image[index]
         gradients = gradients[torch.arange(len(chosen), device=chosen.device), chosen]
+        gradients = precise(gradients)
         if weigh is None:
             maps[index] = (smooth(gradients, sigma) * values[chosen]).sum(dim=1)
         else:

@@ -27,7 +27,8 @@ def rise_mask(
         (height, width) in [0, 1].
     """
     cell = [-(-length // count) for length, count in zip(size, grid, strict=True)]
-    coarse = (torch.rand(*grid, generator=generator) < keep_prob).float()
+    chances = torch.rand(*grid, generator=generator, dtype=torch.float32)
+    coarse = (chances < keep_prob).float()
     enlarged = [(count + 1) * step for count, step in zip(grid, cell, strict=True)]
     fine = F.interpolate(coarse[None, None], enlarged, mode="bilinear", align_corners=False)[0, 0]
     top, left = (int(torch.randint(0, step, (), generator=generator)) for step in cell)

@@ -102,19 +102,20 @@ def _axis_matrices(
     )
     # A box turned inside out has no samples at all; RoIAlign gives it zeros.
     samples = samples.clamp(min=0)
+    counts = samples.clamp(min=1)[:, None, None]
 
     most = int(samples.max()) if len(samples) else 0
-    k = torch.arange(most, device=low.device)
+    k = torch.arange(most, dtype=low.dtype, device=low.device)
     step = torch.arange(bins, device=low.device)[:, None] * size[:, None, None]  # (N, bins, 1)
     # In this order, roundings are the kernel's own: a sample 300 cells from the corner would
     # otherwise move by 1e-5 of a cell in float32.
-    within = (k + 0.5) * size[:, None, None] / samples.clamp(min=1)[:, None, None]  # (N, 1, most)
+    within = (k + 0.5) * size[:, None, None] / counts  # (N, 1, most)
     position = start[:, None, None] + step + within
     used = (k < samples[:, None, None]) & (position >= -1) & (position <= cells)
     position = position.clamp(min=0)
     before = position.floor().clamp(max=cells - 1)
     fraction = torch.where(before == cells - 1, torch.zeros_like(position), position - before)
-    share = used / samples.clamp(min=1)[:, None, None]
+    share = used.to(low.dtype) / counts
 
     before = before.long()
     after = (before + 1).clamp(max=cells - 1)

@@ -16,6 +16,7 @@ from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
 from tqdm import tqdm
 
+from odam_d2.core.gradients import precise
 from odam_d2.core.rise import reliability, rise_mask, similarity
 from odam_d2.files import read_torch, write_torch
 from odam_d2.fingerprint import describe, differences, digest, versions
@@ -130,9 +131,9 @@ def d_rise_maps(
     pair = torch.ones(len(found), 2, dtype=torch.int64)
     maps = OdamMaps(
         targets,
-        sums.mean[:, None].expand(-1, len(targets), -1, -1).to(found.scores),
+        sums.mean[:, None].expand(-1, len(targets), -1, -1).to(precise(found.scores)),
         origins=torch.zeros_like(pair),
-        strides=torch.full((len(found),), float(STRIDE)),
+        strides=torch.full((len(found),), float(STRIDE), dtype=torch.float32),
         grid_sizes=pair * torch.tensor(grid),
         image_sizes=pair * torch.tensor(size),
         levels=torch.zeros_like(pair[:, 0]),
@@ -192,10 +193,10 @@ def _similarity(found: Instances, wanted: Tensor, now: Instances) -> Tensor:
 def _probabilities(found: Instances, like: Instances) -> Tensor:
     """(N, K), of the detector or certain ones."""
     if found.has(PROBABILITIES):
-        return found.get(PROBABILITIES)
+        return precise(found.get(PROBABILITIES))
     labels, known = found.pred_classes, like.pred_classes
     # Without knowing how many classes there are: those of the detections in question.
-    return (labels[:, None] == known.unique()[None]).to(found.scores)
+    return (labels[:, None] == known.unique()[None]).to(precise(found.scores))
 
 
 def _state_file(given: dict, found: Instances, settings: DRiseSettings) -> Path | None:

@@ -19,6 +19,7 @@ from odam_d2.structures import OdamMaps
 from .explainers import Explainer, build_explainer
 from .explainers.output_maps import output_maps
 from .explainers.reading import split_by_image
+from .precision import full_precision_dtype
 from .settings import ExplainSettings
 from .state import borrowed, held_in_evaluation
 
@@ -228,5 +229,5 @@ def _check_boxes(
                 f"image {number}: class ids must be 0 to {explainer.num_classes - 1}, not "
                 f"{label.min()} to {label.max()}"
             )
-    like = next(explainer.model.parameters())
-    return [b.to(like.dtype) for b in boxes], classes
+    dtype = full_precision_dtype(explainer.model)
+    return [b.to(dtype) for b in boxes], classes

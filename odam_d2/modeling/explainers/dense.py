@@ -204,6 +204,14 @@ class DenseExplainer(HeadExplainer):
             head = view_of(head, children=towers)
         return self._decide(self._read(head(features), reading), reading)
 
+    def say_again(self, reading: Reading) -> Evaluation:
+        return self._decide(self._read(self.outputs, reading), reading)
+
+    def read_again(self, reading: Reading) -> Reading:
+        reading = super().read_again(reading)
+        self.outputs = list(self.traced_head()(reading.features))
+        return reading
+
     def class_probabilities(self, reading: Reading) -> Tensor:
         return self.scores(self._read(self.outputs, reading), "probability")
 

@@ -13,11 +13,12 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.cam import CAMS
-from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.gradients import gradient_heat_maps, precise
 from odam_d2.core.windows import join_windows, refine_windows
 from odam_d2.modeling.d_rise import PROBABILITIES
 from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.losses import Labels, Positives
+from odam_d2.modeling.precision import full_precision_copy, runs_in_half
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import Call, own_parts, watched
 from odam_d2.structures import OdamMaps
@@ -120,14 +121,17 @@ class HeadExplainer(Explainer):
             for found, part in zip(instances, probabilities, strict=True):
                 found.set(PROBABILITIES, part)
             return
-        maps, evaluation = self._maps(reading)
-        self.check_same(reading, instances, evaluation.scores, evaluation.boxes)
+        maps = self._checked_maps(self, reading, instances)
         for found, part in zip(instances, split_by_image(maps, reading.counts()), strict=True):
             found.odam_maps = part
 
     def explain_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> list[Instances]:
+        like = next(self.model.parameters())
+        if runs_in_half(like):
+            with torch.autocast(like.device.type, enabled=False):
+                return self._in_full_precision.explain_boxes(batched_inputs, boxes, classes)
         if any(len(of_image) for of_image in boxes):
             reading = self.read_given(batched_inputs, boxes, classes)
         else:
@@ -150,9 +154,29 @@ class HeadExplainer(Explainer):
         the model's own inference for that overrides it, and sees whether the model does more.
         """
         images = self.model.preprocess_image(batched_inputs)
-        features = self.model.backbone(images.tensor)
-        features = [features[name] for name in self.feature_names]
-        return self.read_boxes(images, features, boxes, classes)
+        return self.read_boxes(images, self.features(images.tensor), boxes, classes)
+
+    def say_again(self, reading: Reading) -> Evaluation:
+        """What the head says of N > 0 detections, in the precision in which it runs."""
+        return self.evaluate(reading.features, reading)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the head reads of images (I, 3, H, W), one tensor for each level."""
+        features = self.model.backbone(images)
+        return [features[name] for name in self.feature_names]
+
+    def read_again(self, reading: Reading) -> Reading:
+        """
+        The same detections in full precision, where the detector ran in half: the places are kept,
+        and what was read there is computed again. A family that keeps more than features of a
+        pass computes that again, too.
+        """
+        images = precise(reading.images)
+        return replace(reading, images=images, features=self.features(images))
+
+    @cached_property
+    def _in_full_precision(self) -> HeadExplainer:
+        return type(self)(full_precision_copy(self.original), self.settings)
 
     def class_probabilities(self, reading: Reading) -> Tensor:
         """(N, K) of the detections, without background."""
@@ -189,10 +213,7 @@ class HeadExplainer(Explainer):
         """
         nms = self.settings.nms
         asked = nms.needs_maps or self.settings.record
-        maps = None
-        if asked:
-            maps, evaluation = self.comparing._maps(reading)
-            self.check_same(reading, candidates, evaluation.scores, evaluation.boxes)
+        maps = self._checked_maps(self.comparing, reading, candidates) if asked else None
         chosen, rows, records = choose_among(candidates, nms, maps, iou_thresh, most)
         if self.settings.record:
             self.records = records
@@ -200,12 +221,27 @@ class HeadExplainer(Explainer):
         shifted = [of_image + start for of_image, start in zip(rows, first, strict=False)]
         return chosen, torch.cat(shifted)
 
+    def _checked_maps(
+        self, explainer: HeadExplainer, reading: Reading, instances: Sequence[Instances]
+    ) -> OdamMaps:
+        """Maps by an explainer of this model, if the explained head says what was detected."""
+        maps, evaluation = explainer._maps(reading)
+        if len(reading) and runs_in_half(reading.features[0]):
+            evaluation = explainer.say_again(reading)  # in full precision, scores are others
+        self.check_same(reading, instances, evaluation.scores, evaluation.boxes)
+        return maps
+
     def _maps(self, reading: Reading) -> tuple[OdamMaps, Evaluation]:
-        like = reading.features[0]
+        """Of a reading in any precision; maps and evaluation are of full precision."""
+        like = precise(reading.features[0])
         if not len(reading):
             empty = OdamMaps.empty([t.name for t in self.targets], like)
             none = like.new_zeros(0, len(self.parts))
             return empty, Evaluation(none, like.new_zeros(0), like.new_zeros(0, 4))
+        if runs_in_half(reading.features[0]):
+            explainer = self._in_full_precision
+            with torch.autocast(like.device.type, enabled=False):
+                return explainer._maps(explainer.read_again(reading))
         if self.settings.method == "input_gradient":
             return input_gradient_maps(self, reading)
         if self.settings.layer:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
-from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.gradients import gradient_heat_maps, precise
 from odam_d2.core.targets import SIDES
 from odam_d2.modeling.gradient_modes import why_no_gradients
 from odam_d2.modeling.layers import (
@@ -74,8 +74,13 @@ def output_maps(
             does not depend on the layer.
     """
 
+    device = batched_inputs[0]["image"].device if batched_inputs else torch.device("cpu")
+    device = next((p.device for p in model.parameters()), device)
+
     def run() -> list[Tensor]:
-        return _checked(outputs(batched_inputs), batched_inputs, targets)
+        # Maps are made of what is computed in full precision, under somebody's autocast too.
+        with torch.autocast(device.type, enabled=False):
+            return _checked(outputs(batched_inputs), batched_inputs, targets)
 
     at_images = settings.method == "input_gradient"
     try:
@@ -94,7 +99,8 @@ def output_maps(
     if found.feature is None:  # without an instance, nothing had to run
         found.feature = together.new_zeros(len(values), 1, 0, 0)
     image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    maps, reached = _maps(together, found.feature, image, settings)
+    with torch.autocast(device.type, enabled=False):
+        maps, reached = _maps(together, found.feature, image, settings)
     saturated = ~reached & _are_saturated(together.detach(), targets)
     _check_reached(reached | saturated, image.tolist(), where)
     fields = _geometry(found, batched_inputs, counts) | {"saturated": saturated}
@@ -259,7 +265,7 @@ def _geometry(
     pair = torch.ones_like(image_sizes)
     return {
         "origins": torch.zeros_like(pair),
-        "strides": feature.new_full((len(pair),), layer.stride).detach(),
+        "strides": precise(feature).new_full((len(pair),), layer.stride).detach(),
         "grid_sizes": pair * pair.new_tensor(feature.shape[-2:]),
         "image_sizes": image_sizes,
         "levels": torch.zeros_like(pair[:, 0]),

@@ -6,6 +6,7 @@ over all instances gives every instance's gradient (design: "two-stage heads").
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -176,6 +177,12 @@ class RCNNExplainer(HeadExplainer):
     def evaluate(self, features: list[Tensor], reading: Reading) -> Evaluation:
         return self._predict(self._pool(features, reading), reading)
 
+    def say_again(self, reading: Reading) -> Evaluation:
+        return self._predict(self._pooled(reading), reading)
+
+    def read_again(self, reading: Reading) -> Reading:
+        return replace(super().read_again(reading), origin=Regions(reading.origin.boxes))
+
     def heat_maps(self, reading: Reading) -> tuple[Tensor, Tensor, Evaluation]:
         rows = torch.arange(len(reading), device=reading.image.device)
         parts, evaluations = [], []
@@ -192,6 +199,10 @@ class RCNNExplainer(HeadExplainer):
         pooled = feature.shape[1] * rows * columns * feature.element_size()
         copies = (len(self.parts) + 1) * len(self.head.stages)
         return max(1, self.settings.max_bytes // (pooled * copies))
+
+    def _pooled(self, reading: Reading) -> list[Tensor]:
+        """What the head pooled, kept or pooled again."""
+        return reading.origin.pooled() or self._pool(reading.features, reading)
 
     def _pool(self, features: list[Tensor], reading: Reading) -> list[Tensor]:
         """Pooled features (N, C, R, S) of each stage."""
@@ -247,7 +258,7 @@ class RCNNExplainer(HeadExplainer):
         """As :meth:`heat_maps`, for instances whose pooled gradients fit into memory together."""
         # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
         # rounds otherwise, a ReLU of the head may open or close, and the gradient jumps.
-        pooled = reading.origin.pooled() or self._pool(reading.features, reading)
+        pooled = self._pooled(reading)
         pooled = [features.detach() for features in pooled]
         with torch.enable_grad():
             for features in pooled:

@@ -55,8 +55,7 @@ def input_gradient_maps(explainer: HeadExplainer, reading: Reading) -> tuple[Oda
 
 
 def _evaluate(explainer: HeadExplainer, images: Tensor, reading: Reading) -> Evaluation:
-    features = explainer.model.backbone(images)
-    return explainer.evaluate([features[name] for name in explainer.feature_names], reading)
+    return explainer.evaluate(explainer.features(images), reading)
 
 
 def _pack(
