@@ -5,6 +5,7 @@ import json
 import time
 
 import numpy as np
+import pycocotools.mask as mask_utils
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,6 +15,7 @@ from PIL import Image
 
 from odam_d2.analysis.detections import analyse
 from odam_d2.core.errors import InputError
+from odam_d2.data.annotation_checks import segmentation_fault
 from odam_d2.data.checks import DatasetUse, check_coco_file, check_entries
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.checks import check_dataset, check_run
@@ -123,6 +125,11 @@ ANNOTATION_FAULTS = [
     ("segmentation", {"counts": "a", "size": 48}, [TRUTH], "size of RLE must be height and width"),
     ("segmentation", {"counts": [5, 5], "size": [48, 64]}, [TRUTH], "do not add up to 48 x 64"),
     ("segmentation", {"counts": [4000, -928], "size": [48, 64]}, [TRUTH], "do not add up"),
+    ("segmentation", {"counts": b"", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),
+    ("segmentation", {"counts": "0", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),
+    ("segmentation", {"counts": "zzz", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),
+    ("segmentation", {"counts": "P" * 40, "size": [48, 64]}, [TRUTH], "do not add up"),
+    ("segmentation", {"counts": "\xff\xfe", "size": [48, 64]}, [TRUTH], "do not add up"),
     ("keypoints", [1, 2], [TRAINING], "keypoints must be x, y, visibility of each point"),
     ("keypoints", [1, NAN, 2], [TRAINING], "keypoints must be x, y, visibility of each point"),
 ]  # fmt: skip
@@ -144,6 +151,19 @@ def test_what_is_wrong_with_an_annotation(entries, key, value, uses, sentence):
             f"data set 'checked', entry 1 ({entries[1]['file_name']!r}): annotation 1: "
         )
         assert sentence in found
+
+
+def test_run_lengths_of_coco_fit_and_others_do_not():
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
+        for height, width in ((1, 1), (7, 5), (48, 64), (700, 900)):
+            mask = np.asfortranarray(rng.random((height, width)) < share, dtype=np.uint8)
+            rle = mask_utils.encode(mask)
+            assert segmentation_fault(rle, (height, width)) is None
+            as_text = {**rle, "counts": rle["counts"].decode()}
+            assert segmentation_fault(as_text, (None, None)) is None
+            taller = {**rle, "size": [height + 1, width]}
+            assert "do not add up" in segmentation_fault(taller, (None, None))
 
 
 def test_the_whole(entries):
@@ -182,7 +202,7 @@ ACCEPTED = [
     ("segmentation", ..., True, ALL),
     ("segmentation", [np.array([[1, 2], [3, 4], [5, 6]])], True, ALL),
     ("segmentation", [[NAN] * 6], True, [COCO]),  # not looked at
-    ("segmentation", {"counts": b"abc", "size": [48, 64]}, True, ALL),
+    ("segmentation", mask_utils.encode(np.eye(48, 64, dtype=np.uint8, order="F")), True, ALL),
     ("segmentation", {"counts": [3000, 72], "size": [48, 64]}, True, ALL),
     ("keypoints", [1], True, [TRUTH, COCO]),
 ]
