@@ -36,6 +36,18 @@ def evaluate(folder, *arguments, opts=()):
     return run_tool(lambda: tool["run"]([*base, *OPTS, *opts]))
 
 
+def test_no_detection_to_evaluate(tmp_path, capsys):
+    """No detector is this sure: empty results, and no plot of an earlier run."""
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "methods.png").write_bytes(b"earlier")
+    opts = ["TEST.ODAM.EXPLANATION.SCORE_THRESH", "1.0"]
+    out = tmp_path / "all.json"
+    assert evaluate(tmp_path, "--num-images", "1", "--json", str(out), opts=opts) == 0
+    assert "explanation-class" not in json.loads(out.read_text())[NAME]
+    assert "No detection could be evaluated." in capsys.readouterr().out
+    assert not (tmp_path / NAME / "methods.png").exists()
+
+
 def test_methods_on_the_same_detections(tmp_path, capsys):
     opts = ["MODEL.ODAM.TARGETS", "['class', 'left']"]
     out = tmp_path / "all.json"

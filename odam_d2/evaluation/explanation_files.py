@@ -112,7 +112,8 @@ def table(results: Mapping[str, Mapping], task: str) -> str:
 
 def compare_methods(folder: Path, results: Mapping[str, Mapping], rows: Mapping[str, Rows]) -> Path:
     """
-    Write ``methods.json``, ``methods.md`` (a table for each target) and ``methods.png``.
+    Write ``methods.json``, ``methods.md`` (a table for each target) and ``methods.png``, the latter
+    where any detection was evaluated.
 
     Args:
         results, rows: by method.
@@ -124,19 +125,22 @@ def compare_methods(folder: Path, results: Mapping[str, Mapping], rows: Mapping[
     write_json(folder / "methods.json", results)
     tasks = dict.fromkeys(task for found in results.values() for task in found)
     parts = [f"### {task}\n\n{table(results, task)}" for task in tasks if "explanation" in task]
-    write_text(folder / "methods.md", "\n".join(parts))
+    write_text(folder / "methods.md", "\n".join(parts) or "No detection could be evaluated.\n")
     _plot(rows, folder / "methods.png")
     return folder / "methods.md"
 
 
 def _plot(rows: Mapping[str, Rows], path: Path) -> None:
-    """Of class maps: bars with standard errors, and the mean curves with theirs."""
+    """Of class maps: bars with standard errors, and the mean curves with theirs; none of nothing."""
     chosen = {}
     for method, of_method in rows.items():
         by_target = _by_target(of_method)
         chosen[method] = by_target.get("class") or next(iter(by_target.values()), [])
     shares = [m for m in METRICS if m not in _IN_UNITS and
               any(_values(found, m) for found in chosen.values())]  # fmt: skip
+    if not shares:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return
     curves = [kind for kind in ("deletion", "insertion") if kind in shares]
     figure, axes = plt.subplots(
         1,
