@@ -280,6 +280,7 @@ def test_nothing_found_and_nothing_there():
     [
         (["--confidence", "2"], "--confidence is 2; it must be in [0, 1]"),
         (["--most", "0"], "--most is 0; it must be 1 or more"),
+        (["MODEL.ODAM.METHOD", "d_rise"], "choose another method"),
         (["--background-iou", "0.6"], "the first one below the second"),
         (["--output", str(ROOT / "setup.py")], "cannot be a folder"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "5", "MODEL.WEIGHTS", ""], "has 5 classes and"),

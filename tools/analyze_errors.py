@@ -59,6 +59,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = setup_cfg(args.config_file, args.opts)
     register_datasets()
     refuse_augmentation(cfg)
+    if cfg.MODEL.ODAM.METHOD == "d_rise":
+        raise UserError(
+            "MODEL.ODAM.METHOD is 'd_rise', which explains a detection as a whole; errors are "
+            "explained by their sides, and where nothing was detected: choose another method"
+        )
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the data set to analyse")
     cfg.freeze()

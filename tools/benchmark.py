@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
@@ -78,12 +79,12 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
         raise UserError(
             "sizes and numbers of instances, objects, runs and threads must be positive"
         )
-    refuse_unused(args)
     if args.json and not os.access(Path(args.json).resolve().parent, os.W_OK):
         raise UserError(f"cannot write {args.json!r}: its folder is missing or not writable")
     cfg = setup_cfg(args.config_file, args.opts)
     cfg.freeze()
     refuse_augmentation(cfg)
+    refuse_unused(args, cfg)
     register_datasets()  # whose classes targets may name
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -92,8 +93,17 @@ def setup(args: argparse.Namespace) -> BenchmarkCase:
     )
 
 
-def refuse_unused(args: argparse.Namespace) -> None:
-    """Raise a :class:`UserError` for an argument that what is measured does not use."""
+def refuse_unused(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """
+    Raise a :class:`UserError` for an argument or a key that what is measured does not use: plain
+    autograd, which ours is compared with, makes ODAM's maps on what the head reads.
+    """
+    for key, without in (("METHOD", "odam"), ("LAYER", ""), ("SMOOTHING_SIGMA", 0.0)):
+        if cfg.MODEL.ODAM[key] != without:
+            raise UserError(
+                f"MODEL.ODAM.{key} is {cfg.MODEL.ODAM[key]!r}; what is timed here is ODAM with "
+                f"{without!r} (other methods: --methods)"
+            )
     kinds = [kind for kind in ("nms", "training", "methods") if getattr(args, kind) is not None]
     if args.spread and kinds:
         raise UserError(f"--spread has no effect with --{kinds[0]}")

@@ -131,7 +131,7 @@ def compare_methods(folder: Path, results: Mapping[str, Mapping], rows: Mapping[
 
 
 def _plot(rows: Mapping[str, Rows], path: Path) -> None:
-    """Of class maps: bars with standard errors, and the mean curves with theirs; none of nothing."""
+    """Of class maps, if any: bars with standard errors, and the mean curves with theirs."""
     chosen = {}
     for method, of_method in rows.items():
         by_target = _by_target(of_method)
