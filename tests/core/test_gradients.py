@@ -8,7 +8,7 @@ from torch import nn
 from odam_d2.core import gradients as gradients_module
 from odam_d2.core.cam import grad_cam
 from odam_d2.core.gradients import batched_gradients, gradient_heat_maps, precise
-from odam_d2.core.heatmap import heat_map
+from odam_d2.core.heatmap import heat_map, smooth
 
 
 @pytest.fixture(autouse=True)
@@ -209,3 +209,19 @@ def test_half_precision_becomes_float32(dtype):
     for other in (torch.float32, torch.float64, torch.int64):
         same = x.to(other)
         assert precise(same) is same
+
+
+@pytest.mark.parametrize("weigh", [None, grad_cam])
+def test_maps_of_half_precision_lose_no_more_than_the_gradients(weigh):
+    """Gradients of bfloat16 are smoothed, weighed and added up in float32."""
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(1, 32, 6, 9, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(2, 32, 6, 9, generator=generator).bfloat16()
+    outputs = (weight * features).flatten(1).sum(dim=1)
+    image = torch.zeros(2, dtype=torch.int64)
+    found = gradient_heat_maps(outputs, features, image, sigma=1.0, signed=True, weigh=weigh)
+    values = features.detach().float()
+    rule = weigh or (lambda gradient, feature: (gradient * feature).sum(dim=-3))
+    expected = rule(smooth(weight.float(), 1.0), values)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -217,16 +217,18 @@ def test_first_order_trains_the_features_only(case):
 
 
 # Not FCOS: fvcore's GIoU loss, which it uses, mixes dtypes under autocast by itself.
-@pytest.mark.parametrize("case", ["fpn", "retinanet"])
-def test_maps_are_float32_under_autocast(case):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", ["fpn", "cascade", "c4", "retinanet"])
+def test_maps_are_float32_under_autocast(case, dtype):
     model, inputs = training_model(case), labelled_images()
     recorder = model.odam_training.loss = Recorder(model.odam_training.loss)
-    with torch.autocast("cpu", torch.float16):
+    with torch.autocast("cpu", dtype):
         losses, _ = losses_of(model, inputs)
-    (batch,) = recorder.batches
-    assert all(positives.maps.dtype == torch.float32 for positives in batch)
+    assert recorder.batches  # one for each stage of a cascade
+    for batch in recorder.batches:
+        assert all(positives.maps.dtype == torch.float32 for positives in batch)
     exact, _ = losses_of(training_model(case), inputs)
-    # Features have the eleven bits of half precision; the arithmetic on them loses no more.
+    # Features have the eleven or eight bits of half precision; arithmetic on them loses no more.
     assert losses["loss_odam"].dtype == torch.float32
     assert losses["loss_odam"].item() == pytest.approx(exact["loss_odam"].item(), rel=0.05)
     losses["loss_odam"].backward()
