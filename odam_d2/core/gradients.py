@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import smooth
 
 __all__ = ["batched_gradients", "gradient_heat_maps", "precise"]
@@ -54,12 +55,16 @@ def batched_gradients(
         The slice of outputs and their gradients (m, *inputs.shape), from first to last.
 
     Raises:
-        ValueError: ``outputs`` is not a vector, or has no graph.
+        ValueError: ``outputs`` is not a vector.
+        InputError: they have no graph.
     """
     if outputs.dim() != 1:
         raise ValueError(f"outputs must be a vector, not {tuple(outputs.shape)}")
     if len(outputs) and not outputs.requires_grad:
-        raise ValueError("outputs have no graph: was the head run under no_grad?")
+        raise InputError(
+            "outputs have no graph: the head runs under torch.no_grad or torch.inference_mode, or "
+            "detaches what it computes"
+        )
     small = inputs.is_cuda or inputs.numel() <= _CPU_BATCH_ELEMENTS
     size = max_bytes // (_COPIES * max(1, inputs.numel()) * inputs.element_size()) if small else 1
     start, step = 0, max(1, min(size, len(outputs)))

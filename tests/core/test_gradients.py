@@ -7,6 +7,7 @@ from torch import nn
 
 from odam_d2.core import gradients as gradients_module
 from odam_d2.core.cam import grad_cam
+from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import batched_gradients, gradient_heat_maps, precise
 from odam_d2.core.heatmap import heat_map, smooth
 
@@ -126,7 +127,7 @@ def test_wrong_use_is_refused(head, features):
     outputs, _ = outputs_of(head, features)
     with pytest.raises(ValueError, match="must be a vector"):
         next(batched_gradients(outputs[None], features))
-    with pytest.raises(ValueError, match="no graph"):
+    with pytest.raises(InputError, match="no graph: the head runs under"):
         next(batched_gradients(outputs.detach(), features))
     with pytest.raises(ValueError, match="which of the 2 images"):
         gradient_heat_maps(outputs, features)

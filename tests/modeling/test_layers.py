@@ -79,6 +79,30 @@ def test_given_boxes_and_zero_detections():
     assert (found[0]["instances"].odam_maps.values.amax((2, 3)) > 0).any()
 
 
+def test_one_level_of_a_pyramid_is_told():
+    """Boxes of two sizes are read from two levels: one of them does not depend on the other's."""
+    model = zoo_model(FASTER_RCNN, opts=SLIM)
+    boxes, classes = [torch.tensor([[5.0, 5, 40, 40], [0, 0, 380, 250]])], [torch.tensor([3, 3])]
+    with pytest.raises(InputError, match=r"1 of 2 .* on layer 'fpn_output2' \(1 of image 0"):
+        explain_boxes(model, two_images()[:1], boxes, classes, layer="fpn_output2")
+    small = [boxes[0][:1]], [classes[0][:1]]
+    found = explain_boxes(model, two_images()[:1], *small, layer="fpn_output2")
+    assert found[0]["instances"].odam_maps.values.any()
+
+
+@pytest.mark.parametrize("settings", [{"layer": "res4"}, {"method": "input_gradient"}])
+def test_a_backbone_without_gradients_is_told(settings):
+    """Its maps were zero."""
+    model = zoo_model(RETINANET, opts=SLIM)
+
+    class Guarded(type(model.backbone)):
+        forward = torch.no_grad()(type(model.backbone).forward)
+
+    model.backbone.__class__ = Guarded
+    with pytest.raises(InputError, match=r"do not depend on (layer 'res4'|the images)"):
+        explain(model, two_images(), ("class",), **settings)
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [

@@ -27,7 +27,7 @@ from odam_d2.modeling.layers import (
 )
 from odam_d2.modeling.settings import ExplainSettings
 
-__all__ = ["OutputMaps", "output_maps"]
+__all__ = ["OutputMaps", "check_reached", "output_maps"]
 
 # A message names no more instances than so many.
 _MOST_INSTANCES = 5
@@ -102,7 +102,7 @@ def output_maps(
     with torch.autocast(device.type, enabled=False):
         maps, reached = _maps(together, found.feature, image, settings)
     saturated = ~reached & _are_saturated(together.detach(), targets)
-    _check_reached(reached | saturated, image.tolist(), where)
+    check_reached(reached | saturated, image.tolist(), where)
     fields = _geometry(found, batched_inputs, counts) | {"saturated": saturated}
     return OutputMaps(maps, fields, counts)
 
@@ -234,10 +234,15 @@ def _are_saturated(values: Tensor, targets: Sequence[str]) -> Tensor:
     return no_side & ((values == 0) | (values == 1))
 
 
-def _check_reached(reached: Tensor, image: list[int], where: str) -> None:
+def check_reached(reached: Tensor, image: list[int], where: str) -> None:
     """
     Refuse a layer that an instance does not read, such as one level of a pyramid: its map would be
     zero, and say nothing.
+
+    Args:
+        reached: (N, T), whether each value has a gradient there.
+        image: of each instance.
+        where: the layer, in words.
     """
     lost = (~reached.any(dim=1)).nonzero().squeeze(1).tolist()
     if not lost:

@@ -14,6 +14,7 @@ from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.modeling.layers import captured
 from odam_d2.structures import OdamMaps
 
+from .output_maps import check_reached
 from .reading import Evaluation, Reading
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def layer_maps(explainer: HeadExplainer, reading: Reading) -> tuple[OdamMaps, Ev
     """Maps on ``settings.layer`` of the backbone."""
     size = tuple(reading.images.shape[-2:])
     with captured(explainer.model.backbone, explainer.settings.layer, size) as layer:
-        evaluation = _evaluate(explainer, reading.images, reading)
+        features = explainer.features(reading.images)
+        evaluation = explainer.evaluate(features, reading)
     values = explainer.gradient_maps(evaluation, layer.feature, reading.image, slice(None))
+    _check_read(values, features, layer.feature, reading, f"layer {explainer.settings.layer!r}")
     return _pack(explainer, reading, values.relu_(), layer.stride, evaluation)
 
 
@@ -39,7 +42,8 @@ def input_gradient_maps(explainer: HeadExplainer, reading: Reading) -> tuple[Oda
     channels (Simonyan et al., "Deep Inside Convolutional Networks", 2014).
     """
     images = reading.images.detach().requires_grad_()
-    evaluation = _evaluate(explainer, images, reading)
+    features = explainer.features(images)
+    evaluation = explainer.evaluate(features, reading)
     values = [
         gradient_heat_maps(
             value,
@@ -51,11 +55,29 @@ def input_gradient_maps(explainer: HeadExplainer, reading: Reading) -> tuple[Oda
         )
         for value in evaluation.values.T
     ]
-    return _pack(explainer, reading, torch.stack(values, dim=1), 1.0, evaluation)
+    values = torch.stack(values, dim=1)
+    _check_read(values, features, images, reading, "the images")
+    return _pack(explainer, reading, values, 1.0, evaluation)
 
 
-def _evaluate(explainer: HeadExplainer, images: Tensor, reading: Reading) -> Evaluation:
-    return explainer.evaluate(explainer.features(images), reading)
+def _check_read(
+    values: Tensor, features: list[Tensor], leaf: Tensor, reading: Reading, where: str
+) -> None:
+    """
+    Tell where maps (N, T, h, w) are zero because what a detection was read from does not come from
+    the leaf: another level of a pyramid, or a backbone that runs without gradients.
+    """
+    reached = values.flatten(2).any(dim=2)
+    empty = ~reached.any(dim=1)
+    for level in reading.levels[empty].unique().tolist():
+        feature = features[level]
+        if feature.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                feature.sum(), leaf, retain_graph=True, allow_unused=True
+            )
+            if gradient is not None:  # a map that is zero for another reason
+                reached |= (reading.levels == level).any(dim=1, keepdim=True)
+    check_reached(reached, reading.image.tolist(), where)
 
 
 def _pack(
