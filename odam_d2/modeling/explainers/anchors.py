@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +23,11 @@ ORIGIN = "odam_anchors"
 class TracedDecoding:
     """Mixin for a ``DenseDetector``: its detections remember level and anchor."""
 
-    def _decode_multi_level_predictions(self, *args, **kwargs):
-        object.__setattr__(self, "odam_levels", itertools.count())
-        return super()._decode_multi_level_predictions(*args, **kwargs)
+    odam_levels: Iterator[tuple[int, Boxes]] = iter(())
+
+    def _decode_multi_level_predictions(self, anchors, *args, **kwargs):
+        object.__setattr__(self, "odam_levels", enumerate(anchors))
+        return super()._decode_multi_level_predictions(anchors, *args, **kwargs)
 
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
@@ -43,7 +45,13 @@ class TracedDecoding:
                 f"{class_name(self)} chooses its candidates in its own way, so the anchors of "
                 f"its detections are not known; {GENERAL_WAY}"
             )
-        level = torch.full_like(anchor, next(self.odam_levels))
+        number, expected = next(self.odam_levels, (0, None))
+        if expected is None or not torch.equal(anchors.tensor, expected.tensor):
+            raise UnsupportedModelError(
+                f"{class_name(self)} goes through the levels in its own way, so the anchors of its "
+                f"detections are not known; {GENERAL_WAY}"
+            )
+        level = torch.full_like(anchor, number)
         found.set(ORIGIN, torch.stack([level, anchor], dim=1))
         return found
 

@@ -111,7 +111,14 @@ class Explainer(ABC):
 
     def _add_d_rise_maps(self, outputs: list[dict], batched_inputs: list[dict]) -> None:
         # forward: hooks on the model are for the user's image, not for thousands of masked ones.
-        detect = type(self)(self.original, replace(self.settings, record=False)).view().forward
+        explainer = type(self)(self.original, replace(self.settings, record=False))
+        view = explainer.view()
+
+        def detect(inputs: list[dict]) -> list[dict]:
+            outputs = view.forward(inputs)
+            explainer.forget()
+            return outputs
+
         names = tuple(target.name for target in self.targets)
         # How maps are made matters where the NMS goes by them, not which ones are asked for.
         settings = replace(
@@ -135,6 +142,9 @@ class Explainer(ABC):
             fields = candidates.get_fields() | {"pred_boxes": boxes}
             output["candidates"] = Instances((height, width), **fields)
         self.records = []
+
+    def forget(self) -> None:  # noqa: B027 -- most keep nothing
+        """Drop what was kept of a batch, before the next one."""
 
     def training_view(self, training: OdamTraining) -> nn.Module:
         """

@@ -23,8 +23,10 @@ __all__ = [
     "check_apart",
     "check_backbone",
     "check_decisions",
+    "check_head",
+    "check_levels",
+    "check_outputs",
     "check_pooled",
-    "equal_features",
     "rounding",
 ]
 
@@ -37,6 +39,9 @@ _TF32 = 2.0**-11
 
 # What is pooled again is the same arithmetic.
 _POOLED_LOST = 2
+
+# Boxes are scaled once more to the size of the output.
+_RESIZED_LOST = 2**6
 
 # Through the backbone once more, with a graph, which lets frozen batch norms round otherwise.
 BACKBONE_LOST = 2**4
@@ -103,7 +108,7 @@ def check_decisions(
         )
 
 
-def equal_features(a: Tensor, b: Tensor) -> bool:
+def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether they are the same values, perhaps of two dtypes."""
     return a is b or (a.shape == b.shape and a.device == b.device and bool((a == b).all()))
 
@@ -125,7 +130,7 @@ def check_backbone(
     if not (
         known
         and calls[-1].unchanged(output)
-        and all(equal_features(output[key], value) for key, value in features.items())
+        and all(_equal(output[key], value) for key, value in features.items())
     ):
         raise UnsupportedModelError(
             f"{name}: features are changed between its backbone and its head, so that maps of what "
@@ -134,7 +139,7 @@ def check_backbone(
     if images is None:
         return
     (read, *more), named = calls[-1].args, calls[-1].kwargs
-    if more or named or not (calls[-1].unchanged(read) and equal_features(read, images)):
+    if more or named or not (calls[-1].unchanged(read) and _equal(read, images)):
         raise UnsupportedModelError(
             f"{name}: its backbone does not read the preprocessed images alone, so there are no "
             f"maps on its layers or on the image; {GENERAL_WAY}"
@@ -193,3 +198,137 @@ def check_apart(
             f"{name}: what it says of one proposal depends on the other ones, so its heat map is "
             f"not one of what was pooled for it alone; {GENERAL_WAY}"
         )
+
+
+def check_head(
+    name: str,
+    calls: Sequence[Call],
+    features: Sequence[Tensor],
+    predictions: object,
+    sizes: Sequence[int],
+) -> list[list[Tensor]]:
+    """
+    Refuse to explain when a dense head was given other features than what is explained, or what is
+    decoded is not what it returned.
+
+    Args:
+        name: of the model and its own parts.
+        calls: of the head; the last one counts.
+        features: of each level, (I, C, H, W).
+        predictions: what is decoded.
+        sizes: outputs for each anchor of each predictor.
+
+    Returns:
+        The predictions of these predictors: for each, and each level, (I, A * size, H, W).
+    """
+    call = calls[-1] if calls else None
+    given = list(call.args[0]) if call and len(call.args) == 1 and not call.kwargs else []
+    same = len(given) == len(features) and all(map(_equal, given, features))
+    if not (same and call.unchanged(given)):
+        raise UnsupportedModelError(
+            f"{name}: its head does not read the features of the backbone that it is said to read, "
+            f"and nothing else; {GENERAL_WAY}"
+        )
+    chosen, returned = (_lists(x, len(sizes)) for x in (predictions, call.output))
+    for found in (returned, chosen):
+        if not _fit(found, features, sizes):
+            raise UnsupportedModelError(
+                f"{name}: what its head returns is not {len(sizes)} lists with a map for each "
+                f"level, of {', '.join(map(str, sizes))} channels for each anchor; {GENERAL_WAY}"
+            )
+    same = all(
+        _equal(a, b)
+        for pair in zip(returned, chosen, strict=True)
+        for a, b in zip(*pair, strict=True)
+    )
+    if not (same and call.unchanged(returned)):
+        raise UnsupportedModelError(
+            f"{name}: what its head returned is changed before it is decoded, so that maps of the "
+            f"head would not be maps of its detections; {GENERAL_WAY}"
+        )
+    return chosen
+
+
+def _lists(predictions: object, count: int) -> list[list]:
+    """The first lists of a list, where it is one."""
+    kinds = (list, tuple)
+    chosen = predictions[:count] if isinstance(predictions, kinds) else []
+    return [list(levels) if isinstance(levels, kinds) else [] for levels in chosen]
+
+
+def _fit(predictions: list[list], features: Sequence[Tensor], sizes: Sequence[int]) -> bool:
+    """Whether each predictor has a map (I, A * size, H, W) for each level."""
+    return len(predictions) == len(sizes) and all(
+        len(levels) == len(features)
+        and all(_of_level(x, f, size) for x, f in zip(levels, features, strict=True))
+        for levels, size in zip(predictions, sizes, strict=True)
+    )
+
+
+def _of_level(output: object, feature: Tensor, size: int) -> bool:
+    return (
+        isinstance(output, Tensor)
+        and output.dim() == 4
+        and output.shape[1] % size == 0
+        and (len(output), *output.shape[2:]) == (len(feature), *feature.shape[2:])
+    )
+
+
+def check_levels(name: str, values: Tensor, others: Sequence[Tensor]) -> None:
+    """
+    Refuse to explain when what was read from some levels depends on other ones.
+
+    Args:
+        name: of the model and its own parts.
+        values: of any shape, with a graph.
+        others: leaves, features of the other levels.
+    """
+    if not others:
+        return
+    # Different weights, lest what classes or sides owe to a level cancels.
+    weights = torch.linspace(1, 2, values.numel()).to(values).view(values.shape)
+    gradients = torch.autograd.grad(
+        (values * weights).sum(), others, retain_graph=True, allow_unused=True
+    )
+    if any(g is not None and g.nan_to_num(0, 0, 0).any() for g in gradients):
+        raise UnsupportedModelError(
+            f"{name}: its head mixes the levels of the backbone's features, so that one detection "
+            f"has maps on several of them; {GENERAL_WAY}"
+        )
+
+
+def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances]) -> None:
+    """
+    Refuse to explain when a model changes detections after its head, beside resizing them and
+    leaving some out.
+
+    Args:
+        name: of the model and its own parts.
+        outputs: what the model returns for each image.
+        said: the detections of each image as they left the head.
+    """
+    instances = [output.get("instances") for output in outputs]
+    kept = len(instances) == len(said) and all(
+        found is not None and _subset(found, before)
+        for found, before in zip(instances, said, strict=True)
+    )
+    if not kept:
+        raise UnsupportedModelError(
+            f"{name}: what it returns is not what leaves its head, so no map is given; "
+            f"{GENERAL_WAY}"
+        )
+
+
+def _subset(found: Instances, before: Instances) -> bool:
+    """Whether each detection is one of those before, in another frame."""
+    (height, width), (rows, columns) = found.image_size, before.image_size
+    boxes, returned = before.pred_boxes.clone(), found.pred_boxes.clone()
+    boxes.scale(width / columns, height / rows)
+    for either in (boxes, returned):  # not every model has clipped them
+        either.clip(found.image_size)
+    moved = (returned.tensor[:, None] - boxes.tensor).abs().amax(dim=2)
+    eps = torch.finfo(moved.dtype).eps
+    same = moved <= _RESIZED_LOST * eps * max(height, width, rows, columns)
+    same &= found.scores[:, None] == before.scores
+    same &= found.pred_classes[:, None] == before.pred_classes
+    return bool(same.any(dim=1).all())

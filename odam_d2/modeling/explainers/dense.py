@@ -7,6 +7,7 @@ through are explained by autograd through the head.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -21,15 +22,17 @@ from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Call, own_parts, view_of, watched
 
 from .anchors import ORIGIN, Anchors, nearest_anchors
+from .base import GENERAL_WAY, UnsupportedModelError
+from .checks import check_head
 from .dense_training import dense_training_view
-from .dense_view import ExplainingDetector
+from .dense_view import ExplainingDetector, read_given_boxes
 from .head import HeadExplainer
 from .reading import Evaluation, Reading
 from .suppression import ALL, NO_NMS, lower_scores
-from .towers import TracedTower, convolutions, is_local, with_constant_statistics
+from .towers import TracedTower, convolutions, is_local, is_plain, with_constant_statistics
 
 __all__ = ["DenseExplainer"]
 
@@ -53,10 +56,11 @@ class DenseExplainer(HeadExplainer):
 
     def __init__(self, model: DenseDetector, settings: ExplainSettings):
         super().__init__(model, settings)
+        self.head_calls: deque[Call] = deque(maxlen=1)
         self.outputs: list[list[Tensor]] = []
         self.masks: dict[str, list[list[Tensor]]] = {}
         constant = settings.norm_statistics == "constant"
-        self.local = type(model.head).forward is self.head_type.forward and all(
+        self.local = is_plain(model.head, self.head_type) and all(
             is_local(getattr(model.head, tower), self._predictors(tower), constant=constant)
             for tower in self._names()
         )
@@ -91,6 +95,10 @@ class DenseExplainer(HeadExplainer):
         return None
 
     @property
+    def name(self) -> str:
+        return own_parts(self.model, self.model.head)
+
+    @property
     def num_classes(self) -> int:
         return self.model.num_classes
 
@@ -113,11 +121,16 @@ class DenseExplainer(HeadExplainer):
     def view(self) -> nn.Module:
         nms = self.settings.nms is not None
         state = {"test_nms_thresh": NO_NMS, "max_detections_per_image": ALL} if nms else {}
-        head = self.tracing.traced_head()
+        children = self.watched_children(self.tracing)
         self.masks = self.tracing.masks
         return view_of(
-            self.model, ExplainingDetector, children={"head": head}, odam_explainer=self, **state
+            self.model, ExplainingDetector, children=children, odam_explainer=self, **state
         )
+
+    def watched_children(self, tracing: DenseExplainer) -> dict[str, nn.Module]:
+        """Backbone and head, for a view of the model: what they read and return is kept."""
+        head = watched(tracing.traced_head(), self.head_calls)
+        return {"backbone": self.watched_backbone(), "head": head}
 
     @property
     def tracing(self) -> DenseExplainer:
@@ -129,13 +142,36 @@ class DenseExplainer(HeadExplainer):
         compares = settings.nms is not None and (settings.nms.needs_maps or settings.record)
         return self.comparing if compares else self
 
+    def check_run(
+        self, images: ImageList, features: list[Tensor], predictions: Sequence[list[Tensor]]
+    ) -> list[list[Tensor]]:
+        """
+        The predictions, when they are the head's, and the head's of the backbone's features.
+
+        Raises:
+            UnsupportedModelError: they are not.
+        """
+        self.check_features(images, dict(zip(self.feature_names, features, strict=False)))
+        sizes = self.output_sizes
+        return check_head(self.name, self.head_calls, features, predictions, sizes)
+
+    def read_traced(
+        self, images: ImageList, features: list[Tensor], results: list[Instances]
+    ) -> Reading:
+        """Where traced detections were read."""
+        if not all(found.has(ORIGIN) for found in results):
+            raise UnsupportedModelError(
+                f"{self.name}: its detections are chosen in its own way, so that the anchors that "
+                f"they come from are not known; {GENERAL_WAY}"
+            )
+        origins = [found.get(ORIGIN) for found in results]
+        return self.read_anchors(images, features, origins, [x.pred_classes for x in results])
+
     def explain_traced(
         self, images: ImageList, features: list[Tensor], results: list[Instances]
     ) -> list[Instances]:
         """Choose among traced detections, where an NMS asks for that, and explain them."""
-        origins = [found.get(ORIGIN) for found in results]
-        classes = [found.pred_classes for found in results]
-        reading = self.read_anchors(images, features, origins, classes)
+        reading = self.read_traced(images, features, results)
         if self.settings.nms is not None:
             limits = (self.model.test_nms_thresh, self.model.max_detections_per_image)
             results, rows = self.suppress(reading, results, *limits)
@@ -151,6 +187,11 @@ class DenseExplainer(HeadExplainer):
     def nearest(self, boxes: Boxes, anchors: list[Boxes]) -> Tensor:
         """(N, 2) level and index of the anchor that would be trained to find each box."""
         return nearest_anchors(boxes, anchors)
+
+    def read_given(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Reading:
+        return read_given_boxes(self, batched_inputs, boxes, classes)
 
     def read_boxes(
         self,
@@ -239,8 +280,9 @@ class DenseExplainer(HeadExplainer):
             origins = torch.stack([windows.row - margin, windows.column - margin], dim=1)
         return total.relu_(), origins, evaluation.detach()
 
-    def forget(self) -> None:
-        """Drop what was kept of a batch, before the next one."""
+    def release(self) -> None:
+        super().release()
+        self.head_calls.clear()
         self.outputs = self.tracing.outputs = []
         for masks in self.masks.values():
             masks.clear()

@@ -13,7 +13,7 @@ from odam_d2.core.cell_gradients import cell_heat_maps
 from odam_d2.core.dense_windows import Windows
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import class_name, view_of
 
 from .anchors import Anchors
 from .base import UnsupportedModelError
@@ -39,7 +39,7 @@ def dense_training_view(explainer: DenseExplainer, training: OdamTraining) -> nn
 
 
 def _check_tower(explainer: DenseExplainer) -> None:
-    head = type(explainer.model.head).__name__
+    head = class_name(explainer.model.head)
     if not explainer.local:
         raise UnsupportedModelError(
             f"the towers of {head} are no chain of convolutions, norms and ReLUs, so its heat maps "
@@ -70,7 +70,7 @@ class _Training:
             with torch.autocast(read[0].device.type, enabled=False):
                 batch = _positives(explainer, images, read, predictions, self.odam_labels, training)
         finally:
-            explainer.forget()
+            explainer.release()
         losses[LOSS] = training([batch], features[-1])
         return losses
 

@@ -24,7 +24,14 @@ from odam_d2.modeling.views import Call, own_parts, watched
 from odam_d2.structures import OdamMaps
 
 from .base import Explainer
-from .checks import BACKBONE_LOST, check_backbone, check_decisions, rounding
+from .checks import (
+    BACKBONE_LOST,
+    check_backbone,
+    check_decisions,
+    check_levels,
+    check_outputs,
+    rounding,
+)
 from .reading import Evaluation, Reading, split_by_image
 from .suppression import choose_among
 from .whole_maps import input_gradient_maps, layer_maps
@@ -45,6 +52,7 @@ class HeadExplainer(Explainer):
     def __init__(self, model: nn.Module, settings: ExplainSettings):
         super().__init__(model, settings)
         self.backbone_calls: deque[Call] = deque(maxlen=1)
+        self.said: list[Instances] = []
         if settings.layer:
             find_layer(model.backbone, settings.layer)  # a wrong name is answered at once
 
@@ -95,6 +103,27 @@ class HeadExplainer(Explainer):
             return f"autograd at {self.settings.layer}"
         return "autograd" if self.settings.method in CAMS else self.head_way
 
+    def finish(self, outputs: list[dict], batched_inputs: list[dict]) -> list[dict]:
+        if self.parts:
+            check_outputs(self.name, outputs, self.said)
+        self.forget()
+        return super().finish(outputs, batched_inputs)
+
+    def remember(self, instances: list[Instances]) -> None:
+        """What leaves the head, as the model will be seen to return it."""
+        for found in instances:
+            fields = {name: found.get(name).clone() for name in ("pred_boxes", "scores")}
+            fields["pred_classes"] = found.pred_classes.clone()
+            self.said.append(Instances(found.image_size, **fields))
+
+    def release(self) -> None:
+        """Drop the tensors of a batch, when it has been explained."""
+        self.backbone_calls.clear()
+
+    def forget(self) -> None:
+        self.release()
+        self.said.clear()
+
     def watched_backbone(self) -> nn.Module:
         """The backbone, for a view of the model: what it reads and returns is kept."""
         return watched(self.model.backbone, self.backbone_calls)
@@ -132,11 +161,14 @@ class HeadExplainer(Explainer):
         if runs_in_half(like):
             with torch.autocast(like.device.type, enabled=False):
                 return self._in_full_precision.explain_boxes(batched_inputs, boxes, classes)
-        if any(len(of_image) for of_image in boxes):
-            reading = self.read_given(batched_inputs, boxes, classes)
-        else:
-            reading = HeadExplainer.read_given(self, batched_inputs, boxes, classes)
-        maps, evaluation = self._maps(reading)
+        try:
+            if any(len(of_image) for of_image in boxes):
+                reading = self.read_given(batched_inputs, boxes, classes)
+            else:
+                reading = HeadExplainer.read_given(self, batched_inputs, boxes, classes)
+            maps, evaluation = self._maps(reading)
+        finally:
+            self.forget()
         counts = reading.counts()
         results = []
         for number, size in enumerate(reading.image_sizes):
@@ -303,6 +335,8 @@ class HeadExplainer(Explainer):
             finest = int(levels[0])
             height, width = leaves[finest].shape[-2:]
             total = evaluation.values.new_zeros((len(index), len(self.parts), height, width))
+            others = set(range(len(leaves))) - set(levels.tolist())
+            check_levels(self.name, evaluation.values[index], [leaves[n] for n in sorted(others)])
             for level in levels.unique().tolist():
                 maps = self.gradient_maps(evaluation, leaves[level], reading.image, index)
                 ratio = round(self.strides[level] / self.strides[finest])
@@ -348,6 +382,7 @@ class HeadExplainer(Explainer):
         returned, or not of these images.
         """
         again = self.settings.layer or self.settings.method == "input_gradient"
+        again = again or any(map(runs_in_half, features.values()))
         read = images.tensor if again else None
         check_backbone(self.name, self.backbone_calls, features, read)
 

@@ -79,14 +79,6 @@ class RCNNExplainer(HeadExplainer):
     def training_view(self, training: OdamTraining) -> nn.Module:
         return rcnn_training_view(self, training)
 
-    def explain_boxes(
-        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> list[Instances]:
-        try:
-            return super().explain_boxes(batched_inputs, boxes, classes)
-        finally:
-            self.forget()
-
     def read_given(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> Reading:
@@ -144,9 +136,8 @@ class RCNNExplainer(HeadExplainer):
         for stage, features in zip(self.head.stages, pooled, strict=True):
             check_apart(self.name, stage.predict, features)
 
-    def forget(self) -> None:
-        """Drop what was kept of a batch."""
-        self.backbone_calls.clear()
+    def release(self) -> None:
+        super().release()
         if self.head.trace is not None:
             self.head.trace.clear()
 

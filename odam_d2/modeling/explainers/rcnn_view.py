@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from odam_d2.modeling.views import view_of, with_replaced
 
 from .base import GENERAL_WAY, UnsupportedModelError
+from .checks import check_outputs
 from .pooled_heads import PROPOSALS, ROWS, Regions
 from .reading import Reading
 from .suppression import NO_NMS, lower_scores
@@ -62,7 +63,7 @@ def read_given_boxes(
     limits = {"test_score_thresh": -1.0, "test_nms_thresh": NO_NMS}
     limits["test_topk_per_image"] = _COMPARED
     traced = _with_limits(explainer.head.traced, _SingleScores, **limits)
-    given = {"odam_explainer": explainer, "odam_given": (boxes, classes)}
+    given = {"odam_explainer": explainer, "odam_given": (boxes, classes), "odam_readings": []}
     children = {
         "backbone": explainer.watched_backbone(),
         "roi_heads": view_of(traced, _ReadingBoxes, **given),
@@ -73,13 +74,15 @@ def read_given_boxes(
     else:
         generator = view_of(model.proposal_generator, _Given, odam_proposals=proposals)
         children["proposal_generator"] = generator
-    try:
-        view_of(model, children=children).forward(batched_inputs)
-    except _BoxesRead as read:
-        return read.reading
-    raise UnsupportedModelError(
-        f"{explainer.name} does not run its ROI heads on its proposals; {GENERAL_WAY}"
-    )
+    outputs = view_of(model, children=children).forward(batched_inputs)
+    readings = children["roi_heads"].odam_readings
+    if not readings:
+        raise UnsupportedModelError(
+            f"{explainer.name} does not run its ROI heads on its proposals; {GENERAL_WAY}"
+        )
+    check_outputs(explainer.name, outputs, explainer.said)
+    explainer.said.clear()
+    return readings[0]
 
 
 def _with_limits(roi_heads: nn.Module, mixin: type | None = None, /, **limits) -> nn.Module:
@@ -109,8 +112,9 @@ class _Explaining:
             if explainer.parts:
                 explainer.explain_detections(reading, instances)
         finally:
-            explainer.forget()
+            explainer.release()
         lower_scores(instances)
+        explainer.remember(instances)
         for found in instances:
             for name in (PROPOSALS, ROWS):
                 if found.has(name):
@@ -135,25 +139,15 @@ class _Given:
         return self.odam_proposals, {}
 
 
-class _BoxesRead(Exception):
-    """Ends the inference of a model: the boxes have been read, and nothing else is wanted."""
-
-    def __init__(self, reading: Reading):
-        super().__init__("boxes have been read")
-        self.reading = reading
-
-
 class _ReadingBoxes:
     """Mixin for ROI heads: the proposals are the boxes that are to be read."""
 
     def forward(self, images, features, proposals, targets=None):
         explainer = self.odam_explainer
         boxes, classes = self.odam_given
-        instances, _ = super().forward(images, features, proposals, targets)
+        instances, losses = super().forward(images, features, proposals, targets)
+        explainer.remember(instances)
         detected = explainer.read_traced(images, features, instances)
-        if len(detected):
-            said = explainer.evaluate(detected.features, detected)
-            explainer.check_same(detected, instances, said.scores, said.boxes)
         trace = explainer.head.trace
         if trace is None:
             refined = explainer.head.refine(detected.features, boxes, images.image_sizes)
@@ -168,4 +162,8 @@ class _ReadingBoxes:
             )
         reading = explainer.read_regions(images, detected.features, regions, classes)
         explainer.check_reading(reading)
-        raise _BoxesRead(reading)
+        if len(detected):
+            said = explainer.say_again(detected)
+            explainer.check_same(detected, instances, said.scores, said.boxes)
+        self.odam_readings.append(reading)
+        return instances, losses

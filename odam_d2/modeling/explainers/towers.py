@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import singledispatch
 
-from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d
+from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
@@ -97,6 +96,13 @@ def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:
     return view_of(tower, children=norms)
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module, of that kind or a subclass, computes what that kind does, and no more."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    own = type(module).forward is not kind.forward or "forward" in vars(module)
+    return not own and not any(hooks)
+
+
 def convolutions(tower: nn.Sequential) -> list[nn.Conv2d]:
     return [module for module in tower if isinstance(module, nn.Conv2d)]
 
@@ -111,20 +117,31 @@ def is_local(tower: nn.Sequential, predictors: Sequence[nn.Module], *, constant:
         predictors: what reads the tower.
         constant: whether a group norm's statistics count as constants, which makes it local too.
     """
+    if not isinstance(tower, nn.Sequential) or not is_plain(tower, nn.Sequential):
+        return False
     steps = "".join(_kind(module, constant) for module in tower)
     convs = [*convolutions(tower), *predictors]
     plain = steps.replace("cnr", "").replace("cr", "") == ""
-    return plain and all(type(m) is nn.Conv2d and _keeps_size(m) for m in convs)
+    return plain and all(_kind(m, constant) == "c" and _keeps_size(m) for m in convs)
+
+
+_NORMS = (
+    nn.BatchNorm2d,
+    nn.SyncBatchNorm,
+    NaiveSyncBatchNorm,
+    FrozenBatchNorm2d,
+    CycleBatchNormList,
+)
 
 
 def _kind(module: nn.Module, constant: bool) -> str:
-    norms = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, CycleBatchNormList)
-    if isinstance(module, norms) or (constant and type(module) is nn.GroupNorm):
-        children = itertools.chain([module], module.children())
+    norms = (*_NORMS, nn.GroupNorm) if constant else _NORMS
+    parts = [module, *module.children()]  # those of a list of norms, one for each level
+    if all(any(isinstance(m, kind) and is_plain(m, kind) for kind in norms) for m in parts):
         # Without running statistics a batch norm takes those of the image, like a group norm.
-        kept = all(getattr(m, "running_var", 0) is not None for m in children)
-        return "n" if kept else "?"
-    return {nn.Conv2d: "c", nn.ReLU: "r"}.get(type(module), "?")
+        return "n" if all(getattr(m, "running_var", 0) is not None for m in parts) else "?"
+    kinds = {nn.Conv2d: "c", nn.ReLU: "r"}
+    return kinds.get(type(module), "?") if is_plain(module, type(module)) else "?"
 
 
 def _keeps_size(conv: nn.Conv2d) -> bool:
