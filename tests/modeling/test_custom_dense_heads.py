@@ -14,10 +14,11 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, Instances
 from oracle import RETINANET, SLIM, detections_error, two_images, zoo_model
 from torch import nn
-from training_cases import training_model
+from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.meta_arch import OdamRetinaNet
 from odam_d2.modeling.settings import ExplainSettings
 
 
@@ -271,6 +272,25 @@ def test_fcos_with_another_score():
         lambda: explain_boxes(model, two_images(), BOXES, CLASSES),
     ):
         assert_refused(run, FCOSWithoutRoot, OTHER_DECISIONS)
+
+
+class TrainedNeck(OdamRetinaNet):
+    def forward(self, batched_inputs):
+        if self.odam_training is not None:
+            return super().forward(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[f] for f in self.head_in_features]
+        predictions = self.head([x * (1 + WEAK) for x in features])
+        objects = [x["instances"] for x in batched_inputs]
+        return self.forward_training(images, features, predictions, objects)
+
+
+def test_maps_that_are_trained():
+    model = training_model("retinanet")
+    model.__class__ = TrainedNeck
+    run = partial(losses_of, model, labelled_images())
+    assert_refused(run, TrainedNeck, "does not read the features")
 
 
 class Residual(nn.Sequential):

@@ -21,6 +21,7 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.structures import Boxes, Instances
 from oracle import FASTER_RCNN, SLIM, detections_error, two_images, zoo_model
 from torch import nn
+from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import explain, explain_boxes
 
@@ -421,3 +422,12 @@ def test_a_head_that_two_stages_share():
     model = zoo_model(CASCADE, opts=SLIM)
     model.roi_heads.box_head[1] = model.roi_heads.box_head[0]
     assert detections_error(model, two_images()[0], limit=4) <= 1e-4
+
+
+@pytest.mark.parametrize(("path", "cls", "reason"), [
+    ("roi_heads", Neck, POOLED), ("roi_heads.box_head", RelationHead, NOT_APART),
+])  # fmt: skip
+def test_maps_that_are_trained(path, cls, reason):
+    model = training_model("fpn")
+    model.get_submodule(path).__class__ = cls
+    assert_refused(lambda: losses_of(model, labelled_images()), cls, reason)

@@ -13,10 +13,11 @@ from odam_d2.core.cell_gradients import cell_heat_maps
 from odam_d2.core.dense_windows import Windows
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
-from odam_d2.modeling.views import class_name, view_of
+from odam_d2.modeling.views import class_name, view_of, watched
 
 from .anchors import Anchors
 from .base import UnsupportedModelError
+from .checks import check_head
 from .towers import convolutions
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def dense_training_view(explainer: DenseExplainer, training: OdamTraining) -> nn
     return view_of(
         explainer.model,
         _Training,
-        children={"head": explainer.traced_head()},
+        children={"head": watched(explainer.traced_head(), explainer.head_calls)},
         writes_to=explainer.original,
         odam_explainer=explainer,
         odam_loss=training,
@@ -63,8 +64,10 @@ class _Training:
         return labels
 
     def forward_training(self, images, features, predictions, gt_instances):
-        losses = super().forward_training(images, features, predictions, gt_instances)
         explainer, training = self.odam_explainer, self.odam_loss
+        sizes = explainer.output_sizes
+        check_head(explainer.name, explainer.head_calls, features, predictions, sizes)
+        losses = super().forward_training(images, features, predictions, gt_instances)
         read = features if training.trains else [feature.detach() for feature in features]
         try:
             with torch.autocast(read[0].device.type, enabled=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +18,17 @@ from odam_d2.modeling.state import in_evaluation
 from odam_d2.modeling.views import view_of, with_replaced
 
 from .pooled_heads import Regions, Stage, pooled_head
+from .rcnn_view import check_heads
 
 if TYPE_CHECKING:
     from .rcnn import RCNNExplainer
 
 __all__ = ["rcnn_training_view"]
+
+
+# ROI heads that were seen to do with proposals what is explained, once, with a few of them.
+_CHECKED: WeakSet[nn.Module] = WeakSet()
+_FEW = 2
 
 
 def rcnn_training_view(explainer: RCNNExplainer, training: OdamTraining) -> nn.Module:
@@ -85,19 +92,18 @@ class _TrainingHeads:
     def forward(self, images, features, proposals, targets=None):
         self.odam_matched.clear()
         proposals, losses = super().forward(images, features, proposals, targets)
-        features = [features[name] for name in self.odam_explainer.feature_names]
         stages = _positives(
             self.odam_explainer, images, features, self.odam_matched, self.odam_loss
         )
         self.odam_matched.clear()
-        losses[LOSS] = self.odam_loss(stages, features[-1])
+        losses[LOSS] = self.odam_loss(stages, features[self.odam_explainer.feature_names[-1]])
         return proposals, losses
 
 
 def _positives(
     explainer: RCNNExplainer,
     images: ImageList,
-    features: list[Tensor],
+    features: dict[str, Tensor],
     matched: Sequence[tuple],
     training: OdamTraining,
 ) -> list[list[Positives]]:
@@ -105,17 +111,22 @@ def _positives(
     The positives of each stage and image, with their maps.
 
     Args:
-        features: of each level, (I, C, H, W), with a graph.
+        features: of the backbone, (I, C, H, W) each, with a graph.
         matched: predictions and labelled proposals of each stage.
     """
+    levels = [features[name] for name in explainer.feature_names]
     if not training.trains:
-        features = [feature.detach() for feature in features]
+        levels = [level.detach() for level in levels]
     # The heads run as they will when they are explained: no dropout, batch norm with its running
     # statistics. So nothing that runs here changes a statistic or draws a random number.
     with in_evaluation(explainer.model.roi_heads) as roi_heads:
         explainer.head = pooled_head(_with_constant_masks(roi_heads))
+        if explainer.model.roi_heads not in _CHECKED:
+            few = [given[:_FEW] for given in matched[0][1]]
+            check_heads(explainer, images, features, few)
+            _CHECKED.add(explainer.model.roi_heads)
         return [
-            _stage_positives(explainer, stage, images, features, *of_stage, training)
+            _stage_positives(explainer, stage, images, levels, *of_stage, training)
             for stage, of_stage in zip(explainer.head.stages, matched, strict=True)
         ]
 

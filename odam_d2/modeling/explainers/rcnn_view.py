@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from odam_d2.modeling.views import view_of, with_replaced
+from odam_d2.modeling.views import Call, view_of, with_replaced
 
 from .base import GENERAL_WAY, UnsupportedModelError
 from .checks import check_outputs
@@ -21,7 +21,7 @@ from .suppression import NO_NMS, lower_scores
 if TYPE_CHECKING:
     from .rcnn import RCNNExplainer
 
-__all__ = ["explaining_view", "read_given_boxes"]
+__all__ = ["check_heads", "explaining_view", "read_given_boxes"]
 
 # Detections among given boxes by which it is seen that the model decides as we think.
 _COMPARED = 8
@@ -60,13 +60,9 @@ def read_given_boxes(
         Instances(size, proposal_boxes=b, objectness_logits=b.tensor.new_zeros(len(b)))
         for size, b in zip(sizes, boxes, strict=True)
     ]
-    limits = {"test_score_thresh": -1.0, "test_nms_thresh": NO_NMS}
-    limits["test_topk_per_image"] = _COMPARED
-    traced = _with_limits(explainer.head.traced, _SingleScores, **limits)
-    given = {"odam_explainer": explainer, "odam_given": (boxes, classes), "odam_readings": []}
     children = {
         "backbone": explainer.watched_backbone(),
-        "roi_heads": view_of(traced, _ReadingBoxes, **given),
+        "roi_heads": _reading_heads(explainer, boxes, classes),
     }
     if model.proposal_generator is None:
         pairs = zip(batched_inputs, proposals, strict=True)
@@ -83,6 +79,44 @@ def read_given_boxes(
     check_outputs(explainer.name, outputs, explainer.said)
     explainer.said.clear()
     return readings[0]
+
+
+def _reading_heads(
+    explainer: RCNNExplainer, boxes: Sequence[Boxes], classes: Sequence[Tensor]
+) -> nn.Module:
+    limits = {"test_score_thresh": -1.0, "test_nms_thresh": NO_NMS}
+    limits["test_topk_per_image"] = _COMPARED
+    traced = _with_limits(explainer.head.traced, _SingleScores, **limits)
+    given = {"odam_explainer": explainer, "odam_given": (boxes, classes), "odam_readings": []}
+    return view_of(traced, _ReadingBoxes, **given)
+
+
+@torch.no_grad()
+def check_heads(
+    explainer: RCNNExplainer,
+    images: ImageList,
+    features: dict[str, Tensor],
+    proposals: Sequence[Instances],
+) -> None:
+    """
+    Refuse ROI heads, in evaluation mode, that do something else with proposals than what is
+    explained.
+
+    Args:
+        features: what the heads read.
+        proposals: of each image; a few are enough.
+    """
+    boxes = [given.proposal_boxes for given in proposals]
+    if not any(map(len, boxes)):
+        return
+    classes = [torch.zeros(len(b), dtype=torch.int64, device=b.device) for b in boxes]
+    call = Call((images.tensor,), {}, features)
+    call.see(features)
+    explainer.backbone_calls.append(call)
+    try:
+        _reading_heads(explainer, boxes, classes).forward(images, features, list(proposals))
+    finally:
+        explainer.forget()
 
 
 def _with_limits(roi_heads: nn.Module, mixin: type | None = None, /, **limits) -> nn.Module:
