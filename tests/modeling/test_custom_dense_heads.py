@@ -118,6 +118,22 @@ class OwnCandidates(RetinaNet):
         return super()._decode_per_level_predictions(anchors, best, deltas, 0.0, topk, size)
 
 
+class OtherClasses(RetinaNet):
+    """The candidates and their scores are Detectron2's, their classes are not."""
+
+    def _decode_per_level_predictions(self, *args):
+        found = super()._decode_per_level_predictions(*args)
+        found.pred_classes = (found.pred_classes + 1) % self.num_classes
+        return found
+
+
+class OtherScores(RetinaNet):
+    def _decode_per_level_predictions(self, *args):
+        found = super()._decode_per_level_predictions(*args)
+        found.scores = found.scores * (1 - WEAK)
+        return found
+
+
 class OwnLevels(RetinaNet):
     """From coarse to fine: what is counted as the first level is the last one."""
 
@@ -186,6 +202,8 @@ REFUSED = {
     RescoredAtTheEnd: "what it returns is not what leaves its head",
     NoInference: "what it returns is not what leaves its head",
     OwnCandidates: "chooses its candidates in its own way",
+    OtherClasses: "chooses its candidates in its own way",
+    OtherScores: "chooses its candidates in its own way",
     OwnLevels: "goes through the levels in its own way",
     LevelByLevel: "goes through the levels in its own way",
     OwnDecoding: "chosen in its own way",

@@ -193,6 +193,14 @@ class CascadeVotes(CascadeROIHeads):
         return found
 
 
+class CascadeRescored(CascadeROIHeads):
+    def _forward_box(self, features, proposals, targets=None):
+        found = super()._forward_box(features, proposals, targets)
+        for x in found:
+            x.scores = x.scores * (1 - WEAK)
+        return found
+
+
 class RescoredAtTheEnd(GeneralizedRCNN):
     def inference(self, *args, **kwargs):
         results = super().inference(*args, **kwargs)
@@ -263,6 +271,7 @@ REFUSED = [(FASTER_RCNN, "roi_heads", cls, reason) for cls, reason in ROI_HEADS.
     (CASCADE, "roi_heads", TwiceEach, NOT_ONE_EACH),
     (CASCADE, "roi_heads", OwnStages, "runs its stages or chooses"),
     (CASCADE, "roi_heads", CascadeVotes, "runs its stages or chooses"),
+    (CASCADE, "roi_heads", CascadeRescored, "runs its stages or chooses"),
     (CASCADE, "roi_heads.box_head.1", RelationHead, NOT_APART),
     (C4, "roi_heads", C4Neck, POOLED),
 ]
