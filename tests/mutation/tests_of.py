@@ -37,6 +37,7 @@ TESTS = {
         "tests/core/test_probabilities.py",
         "tests/modeling/test_confident.py",
     ],
+    "odam_d2/core/ranges.py": ["tests/test_settings.py", "tests/modeling/test_methods.py"],
     "odam_d2/core/resample.py": ["tests/test_odam_maps.py"],
     "odam_d2/core/rise.py": ["tests/core/test_rise.py", "tests/modeling/test_d_rise.py"],
     "odam_d2/core/roi_align.py": ["tests/core/test_roi_align.py", "tests/modeling/test_explain.py"],
