@@ -40,14 +40,33 @@ def copy_repository(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-class Worker:
-    """A process that runs tests in a copy of the repository."""
+def copy_datasets(source: Path, target: Path) -> None:
+    """Generated data sets, as hard links where that is possible: splits are replaced as a whole."""
 
-    def __init__(self, folder: Path, python: str):
-        self.folder = folder
-        datasets = os.environ.get("ODAM_DATASETS")
-        self._datasets = Path(datasets) if datasets else None
-        self._link_datasets()
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:  # on another disk
+            shutil.copy2(one, other)
+
+    shutil.rmtree(target, ignore_errors=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=link)
+
+
+class Worker:
+    """
+    A process that runs tests in a copy of the repository.
+
+    Args:
+        folder: the copy.
+        python: that has what the tests need.
+        datasets: generated data sets to begin with, if there are any.
+    """
+
+    def __init__(self, folder: Path, python: str, datasets: Path):
+        self.folder, self.datasets = folder, datasets
+        copy_datasets(datasets, folder / "output/datasets")
         environment = os.environ | {
             "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CI": "true",
             "ODAM_DATASETS": str(folder / "output/datasets"),
@@ -73,8 +92,8 @@ class Worker:
         finally:
             path.write_bytes(code)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-            if mutant.file.startswith("odam_d2/data"):
-                self._link_datasets()  # it may have generated its own
+            if mutant.file.startswith("odam_d2/data"):  # it may have generated its own
+                copy_datasets(self.datasets, self.folder / "output/datasets")
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -87,13 +106,6 @@ class Worker:
         if answer["outcome"] == "broken":
             raise SystemExit(f"error: tests could not be run: {Path(job['log']).read_text()}")
         return answer
-
-    def _link_datasets(self) -> None:
-        """Generated pictures as hard links: splits are replaced as whole folders."""
-        target = self.folder / "output/datasets"
-        shutil.rmtree(target, ignore_errors=True)
-        if self._datasets and self._datasets.is_dir():
-            shutil.copytree(self._datasets, target, copy_function=os.link)
 
 
 def tests_of(mutant: Mutant) -> list[str]:
@@ -126,13 +138,17 @@ def run_all(arguments: argparse.Namespace, mutants: dict[int, Mutant]) -> list[d
     work = arguments.output / "work"
     shutil.rmtree(work, ignore_errors=True)
     copy_repository(work / "0")
-    workers = [Worker(work / "0", arguments.python)]
+    datasets = Path(os.environ.get("ODAM_DATASETS") or ROOT / "output/datasets")
+    workers = [Worker(work / "0", arguments.python, datasets)]
     print(f"{len(mutants)} mutants", flush=True)
     tests = sorted({test for m in mutants.values() for test in tests_of(m)})
     seconds = unchanged(workers[0], tests)
-    for number in range(1, arguments.jobs):  # with the bytecode that this left
+    # What this left, bytecode and data sets, is for all that follows.
+    workers[0].datasets = work / "datasets"
+    copy_datasets(work / "0/output/datasets", work / "datasets")
+    for number in range(1, arguments.jobs):
         shutil.copytree(work / "0", work / str(number), ignore=shutil.ignore_patterns("output"))
-        workers.append(Worker(work / str(number), arguments.python))
+        workers.append(Worker(work / str(number), arguments.python, work / "datasets"))
     waiting: queue.Queue = queue.Queue()
     for item in mutants.items():
         waiting.put(item)
