@@ -125,6 +125,7 @@ ANNOTATION_FAULTS = [
     ("segmentation", {"counts": "a", "size": 48}, [TRUTH], "size of RLE must be height and width"),
     ("segmentation", {"counts": [5, 5], "size": [48, 64]}, [TRUTH], "do not add up to 48 x 64"),
     ("segmentation", {"counts": [4000, -928], "size": [48, 64]}, [TRUTH], "do not add up"),
+    ("segmentation", {"counts": [-1, 3073], "size": [48, 64]}, [TRUTH], "do not add up"),
     ("segmentation", {"counts": b"", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),
     ("segmentation", {"counts": "0", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),
     ("segmentation", {"counts": "zzz", "size": [48, 64]}, [TRUTH, TRAINING], "do not add up"),

@@ -184,6 +184,12 @@ def test_travels_with_instances_through_postprocessing():
     assert both.to("cpu").odam_maps.values.dtype == torch.float64
 
 
+def test_it_tells_what_it_holds():
+    words = "OdamMaps(num_instances=3, targets=('class', 'left'), window=5x7)"
+    assert repr(make_maps()) == words
+    assert len(make_maps()) == 3
+
+
 def test_to_changes_the_dtype_of_values_only():
     maps = make_maps().to(torch.float32)
     assert maps.values.dtype == torch.float32
@@ -193,6 +199,7 @@ def test_to_changes_the_dtype_of_values_only():
 def test_empty():
     maps = OdamMaps.empty(("class",), torch.zeros(0))
     assert maps.dense(6, 8).shape == (0, 1, 6, 8)
+    assert maps.on_grid(16).shape == (0, 1, 0, 0)
     assert maps.similarity().shape == (0, 0)
     assert len(OdamMaps.cat([maps, maps])) == 0
     assert len(OdamMaps.cat([maps, make_maps().select("class").to(torch.float32)])) == 3
