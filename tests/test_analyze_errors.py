@@ -1,7 +1,10 @@
 """tools/analyze_errors.py: which errors are shown, what explains them, and that AP is COCO's."""
 
+import errno
 import json
+import os
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +130,30 @@ def test_a_second_run_does_not_detect_again(report, monkeypatch):
     monkeypatch.setattr(detections_module, "build_detection_test_loader", None)
     assert run("--output", str(folder), "--most", "1", "--iou-thresh", "0.75") == 0
     assert json.loads((folder / "errors.json").read_text())["AP"] < content["AP"]
+
+
+def test_a_report_that_cannot_be_written_is_told(report, tmp_path, monkeypatch, capsys):
+    """And no page of an earlier one is left, whose pictures are gone."""
+    folder = tmp_path / "report"
+    shutil.copytree(report[0], folder)
+    replace, count = os.replace, len(list(folder.glob("*.png")))
+
+    def full(source, target):
+        if str(target).endswith(".png") and len(list(folder.glob("*.png"))) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert run("--output", str(folder), "--most", "2", "--confidence", "0.3") == 1
+    assert "error: No space left on device: " in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(p.suffix for p in folder.iterdir() if p.is_file()) == [".png"]
+    # Fewer pictures than before, and none of before.
+    assert run("--output", str(folder), "--most", "1", "--confidence", "0.3") == 0
+    content = json.loads((folder / "errors.json").read_text())
+    shown = {error["picture"] for errors in content["errors"].values() for error in errors}
+    assert {path.name for path in folder.glob("*.png")} == shown
+    assert len(shown) < count
 
 
 def test_other_weights_in_the_same_file_are_another_detector(tmp_path):

@@ -1,7 +1,11 @@
 """tools/train_net.py from its command line: training, resuming, evaluating, and what goes wrong."""
 
+import errno
 import importlib.util
 import json
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +96,73 @@ def test_resume_goes_on_where_training_stopped(trained, tmp_path):
     assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "6", "TEST.EVAL_PERIOD", "-1") == 0
     assert "Starting training from iteration 4" in (tmp_path / "log.txt").read_text()
     assert last_checkpoint(tmp_path)["iteration"] == 5
+
+
+def copy_of(trained, folder, names=("model_0000001.pth", "model_final.pth", "last_checkpoint")):
+    for name in names:
+        shutil.copy(trained / name, folder / name)  # times in this order
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "start", "said"),
+    [
+        (lambda f: cut(f / "model_final.pth"), 2, "names 'model_final.pth', which is missing or"),
+        (lambda f: (f / "model_final.pth").unlink(), 2, "names 'model_final.pth', which is miss"),
+        (lambda f: (f / "last_checkpoint").write_text(""), 4, "last_checkpoint is empty or"),
+        (lambda f: (f / "last_checkpoint").write_text("model_fi"), 4, "names 'model_fi', which"),
+        (lambda f: (f / "last_checkpoint").write_bytes(b"\xff\x00"), 4, "which is missing"),
+    ],
+)
+def test_resume_goes_on_from_a_whole_checkpoint(
+    trained, tmp_path, damage, start, said, caplog, monkeypatch
+):
+    log = logging.getLogger("odam_d2.engine.whole_checkpoints")
+    monkeypatch.setattr(log, "handlers", [caplog.handler])  # the tool's own logging keeps it
+    copy_of(trained, tmp_path)
+    damage(tmp_path)
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "-1") == 0
+    assert f"from iteration {start}" in (tmp_path / "log.txt").read_text()
+    assert said in caplog.text
+    assert last_checkpoint(tmp_path)["iteration"] == 4
+
+
+def test_resume_where_no_checkpoint_is_whole_is_one_sentence(trained, tmp_path, capsys):
+    copy_of(trained, tmp_path, ("model_final.pth", "last_checkpoint"))
+    cut(tmp_path / "model_final.pth")
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "5") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: '{tmp_path}/last_checkpoint' says that there is a checkpoint")
+    assert "remove last_checkpoint to train from the start" in error
+
+
+def test_a_full_disk_while_saving_is_one_sentence(trained, tmp_path, capsys, monkeypatch):
+    copy_of(trained, tmp_path)
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "-1") == 1
+    said = capsys.readouterr()
+    sentence = f"No space left on device: '{tmp_path}/model_final.pth'"
+    assert said.err.splitlines()[-1] == f"error: {sentence}"
+    assert "Traceback" not in said.err + said.out
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert not list(tmp_path.glob(".odam-*"))
+
+
+def test_half_a_line_of_metrics_is_dropped(trained, tmp_path):
+    copy_of(trained, tmp_path)
+    (tmp_path / "metrics.json").write_text('{"iteration": 3}\n{"itera')
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "-1") == 0
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [row["iteration"] for row in rows][:2] == [3, 4]
 
 
 def test_ctrl_c_saves_what_was_trained(tmp_path, monkeypatch, capsys):

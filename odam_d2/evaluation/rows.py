@@ -89,9 +89,13 @@ class RowFiles:
     def add(self, image_id: object, record: object) -> None:
         record = _without_nan(record)
         self.by_image[image_id] = record
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(self._row(image_id, record))
             self._file.flush()
+        except OSError as error:  # say where the disk is full
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> None:
         if self._file is not None:
