@@ -166,6 +166,61 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
     assert tool(*small, *opts) == 0
     assert (folder / "model_final.pth").stat().st_mtime_ns == before
     assert json.loads((folder / "figures.json").read_text()) == figures
+    # Of a wrong form, or changed by hand: made again.
+    for content in ("[]", json.dumps(figures | {"pairs": {}})):
+        (folder / "figures.json").write_text(content)
+        assert (
+            Experiment(ROOT / "configs", tmp_path, 1, opts=tuple(map(str, opts))).figures(
+                Run("crowdshapes", "retinanet", "odam_train", 1)
+            )["pairs"]
+            == figures["pairs"]
+        )
+
+
+TINY = ("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "1",
+        "DATASETS.TRAIN", "('crowdshapes_crowded_val',)", "INPUT.MIN_SIZE_TRAIN", "(100,)",
+        "INPUT.MIN_SIZE_TEST", "100", "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
+PLAIN = Run("crowdshapes", "retinanet", "plain", 1)
+
+
+def experiment(folder, *opts, images=1):
+    return Experiment(ROOT / "configs", folder, images, opts=(*TINY, *opts))
+
+
+def weights_of(path):
+    return torch.load(path, weights_only=True)["model"]["head.cls_score.bias"]
+
+
+def test_a_training_is_gone_on_with_only_where_it_is_whole_and_the_same(tmp_path, caplog):
+    path = experiment(tmp_path).train(PLAIN)
+    first, stamp = weights_of(path), path.stat().st_mtime_ns
+    assert experiment(tmp_path, "TEST.DETECTIONS_PER_IMAGE", "7").train(PLAIN) == path
+    assert path.stat().st_mtime_ns == stamp  # what does not matter to it
+    path.write_bytes(path.read_bytes()[:-1000])
+    experiment(tmp_path).train(PLAIN)
+    assert torch.equal(weights_of(path), first)  # from the start, by the same seed
+    with caplog.at_level("INFO"):
+        experiment(tmp_path, "SOLVER.BASE_LR", "0.5").train(PLAIN)
+    assert "is trained again: config.SOLVER.BASE_LR (" in caplog.text
+    assert not torch.equal(weights_of(path), first)
+
+
+def test_candidates_are_taken_again_only_where_they_are_whole_and_the_same(tmp_path):
+    def scores(*opts, images=1):
+        found = experiment(tmp_path, *opts, images=images).candidates(PLAIN, "train")
+        return [of_image.scores.tolist() for of_image in found]
+
+    experiment(tmp_path).train(PLAIN)
+    path = tmp_path / PLAIN.name / "candidates_train.pth"
+    first, stamp = scores(), path.stat().st_mtime_ns
+    assert scores() == first
+    assert path.stat().st_mtime_ns == stamp
+    path.write_bytes(path.read_bytes()[:-100])
+    assert scores() == first
+    assert len(scores(images=2)) == 2
+    assert len(scores("MODEL.RETINANET.TOPK_CANDIDATES_TEST", "1")[0]) < len(first[0])
+    torch.save([1, 2], path)
+    assert scores() == first
 
 
 def test_summary_keeps_every_seed():
