@@ -8,12 +8,13 @@ import torch
 from blob_maps import blob_detections, blob_maps
 from detectron2.structures import Boxes, Instances
 
-from odam_d2.analysis import explained_errors
+from odam_d2.analysis import explained_errors, report
 from odam_d2.analysis.ap_costs import AnalysedImage
 from odam_d2.analysis.error_types import Finding
 from odam_d2.analysis.explained_errors import explain_errors
 from odam_d2.analysis.report import counts
 from odam_d2.modeling.nms import Nms
+from odam_d2.visualization.panels import BoxStyle
 
 SIZE = (48, 64)
 NAMES = ["ant", "bee", "cow"]
@@ -182,6 +183,38 @@ def test_nothing_is_there(asked):
     error = explained(Finding("background", 2, None, 0.0))
     assert error.facts == ["no object there"]
     assert [(m.caption, m.of_truth) for m in error.maps] == [("why bee", False)]
+
+
+@pytest.mark.parametrize(
+    ("finding", "title", "heading", "boxes"),
+    [
+        (Finding("localisation", 2, 1, 0.3), "both boxes", "bee 0.60", ["true", "found"]),
+        (Finding("background", 2, None, 0.0), "found box", "bee 0.60", ["found"]),
+        (MISSED, "true box", "cow, missed", ["true"]),
+    ],
+)
+def test_found_and_true_boxes_are_told_apart(asked, monkeypatch, finding, title, heading, boxes):
+    """What was found and what is true have a colour each, in all panels and in the words."""
+    given = []
+    monkeypatch.setattr(report, "draw_panels", lambda *args: given.append(args))
+    error = explained(finding)
+    _, words = report.draw_error(np.zeros((*SIZE, 3), np.uint8), analysed(finding), error, NAMES)
+    _, panels, lines = given[0]
+    colors = {"found": report._FOUND, "true": report._TRUE}
+    place = {"found": BOXES[2], "true": OBJECTS[1]}
+    assert (panels[0].title, panels[0].heat) == (title, None)
+    assert [(b.box, b.color, b.dashed, b.side) for b in panels[0].boxes] == [
+        (place[name], colors[name], name == "true", None) for name in boxes
+    ]
+    assert [p.title for p in panels[1:]] == [m.caption for m in error.maps]
+    for panel, of_map in zip(panels[1:], error.maps, strict=True):
+        (style,) = panel.boxes
+        color = colors["true" if of_map.of_truth else "found"]
+        assert style == BoxStyle(of_map.box.tolist(), color, of_map.of_truth, of_map.side)
+        assert panel.heat is of_map.heat
+    assert lines[0] == (heading, colors["true" if finding.kind == "missed" else "found"])
+    assert [fact for fact, _ in lines[1:]] == list(error.facts)
+    assert words == "; ".join([heading, *error.facts])
 
 
 def test_kinds_are_counted():
