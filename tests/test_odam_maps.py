@@ -233,3 +233,21 @@ def test_a_constant_map_renders_constant_at_any_size(height, width, image):
     torch.testing.assert_close(
         maps.dense(height, width), torch.ones(1, 2, height, width, dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda maps: maps.dense(0, 5), "it must be whole pixels"),
+        (lambda maps: maps.dense(-5, 5), "it must be whole pixels"),
+        (lambda maps: maps.dense(10.5, 5), "it must be whole pixels"),
+        (lambda maps: maps.on_grid(0), "above 0"),
+        (lambda maps: maps.on_grid(float("nan")), "above 0"),
+        (lambda maps: maps.similarity("left", -4), "above 0"),
+        (lambda maps: maps.select(None), "must be names of"),
+        (lambda maps: OdamMaps.cat([maps, 3]), "a list of OdamMaps"),
+    ],
+)
+def test_arguments_that_make_no_sense(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(make_maps())

@@ -16,6 +16,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.structures import OdamMaps
 
+from .arguments import checked_boxes, checked_inputs, checked_targets
 from .explainers import Explainer, build_explainer
 from .explainers.output_maps import output_maps
 from .explainers.reading import split_by_image
@@ -60,6 +61,9 @@ def explain(
         UnsupportedModelError: the model, or a part of it that the message names, is of no kind
             that can be explained.
     """
+    batched_inputs = checked_inputs(model, batched_inputs)
+    if not batched_inputs:
+        return []
     with borrowed(model) as borrowed_model:
         explainer = _explainer(borrowed_model, targets, settings)
         explainer.check_inputs(batched_inputs)
@@ -95,10 +99,12 @@ def explain_boxes(
         ValueError: as :func:`explain`; also when boxes and classes do not match the images, or a
             box is not finite, or a class does not exist.
     """
+    batched_inputs = checked_inputs(model, batched_inputs)
     with borrowed(model) as borrowed_model:
         explainer = _explainer(borrowed_model, targets, settings)
         sizes = [_sizes(model, x) for x in batched_inputs]
-        boxes, classes = _check_boxes(explainer, batched_inputs, boxes, classes)
+        dtype = full_precision_dtype(explainer.model)
+        boxes, classes = checked_boxes(batched_inputs, boxes, classes, explainer.num_classes, dtype)
         if explainer.settings.method == "d_rise":
             raise InputError("D-RISE explains what was detected; boxes need another method")
         device = next(model.parameters()).device
@@ -145,7 +151,8 @@ def explain_outputs(
             feature map, an instance does not depend on it, ``outputs`` does not return what it
             should, or a setting cannot apply.
     """
-    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    batched_inputs = checked_inputs(model, batched_inputs)
+    targets = checked_targets(targets)
     _check_names(targets)
     of_outputs = _settings_of_outputs(layer, settings)
     with held_in_evaluation(model):
@@ -154,7 +161,7 @@ def explain_outputs(
 
 
 def _check_names(targets: tuple[str, ...]) -> None:
-    if not targets or not all(isinstance(name, str) and name for name in targets):
+    if not targets or not all(targets):
         raise InputError(f"targets are {targets}; they must be names, one for each value")
     if len(set(targets)) < len(targets):
         raise InputError(f"targets are {', '.join(targets)}; each value needs a name of its own")
@@ -189,8 +196,8 @@ def _settings_of_outputs(layer: str | None, settings: dict) -> ExplainSettings:
 
 def _explainer(model: nn.Module, targets: Sequence[str], settings: dict) -> Explainer:
     configured = getattr(model, "odam", None) or ExplainSettings()
-    targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    return build_explainer(model, dataclasses.replace(configured, targets=targets, **settings))
+    settings = settings | {"targets": checked_targets(targets)}
+    return build_explainer(model, dataclasses.replace(configured, **settings))
 
 
 def _sizes(model: nn.Module, x: dict) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -203,31 +210,3 @@ def _scale(boxes: Tensor, size: tuple[int, int], output_size: tuple[int, int]) -
     """Factors (4,) that take boxes from the output's frame to the network's."""
     y, x = size[0] / output_size[0], size[1] / output_size[1]
     return torch.tensor([x, y, x, y], dtype=boxes.dtype, device=boxes.device)
-
-
-def _check_boxes(
-    explainer: Explainer, batched_inputs: list[dict], boxes: Sequence, classes: Sequence
-) -> tuple[list[Tensor], list[Tensor]]:
-    if not len(batched_inputs) == len(boxes) == len(classes):
-        raise InputError(
-            f"{len(batched_inputs)} images, but {len(boxes)} sets of boxes and {len(classes)} of "
-            "classes; give one set for each image"
-        )
-    boxes = [torch.as_tensor(b.tensor if isinstance(b, Boxes) else b) for b in boxes]
-    boxes = [b.reshape(-1, 4) if b.numel() == 0 else b for b in boxes]
-    classes = [torch.as_tensor(c).long() for c in classes]
-    for number, (box, label) in enumerate(zip(boxes, classes, strict=True)):
-        if box.dim() != 2 or box.shape[1] != 4 or len(label) != len(box):
-            raise InputError(
-                f"image {number}: boxes {tuple(box.shape)} and classes {tuple(label.shape)} must "
-                "have the shapes (N, 4) and (N,)"
-            )
-        if not box.isfinite().all() or (box[:, 2:] < box[:, :2]).any():
-            raise InputError(f"image {number}: boxes must be finite XYXY with x1 <= x2, y1 <= y2")
-        if ((label < 0) | (label >= explainer.num_classes)).any():
-            raise InputError(
-                f"image {number}: class ids must be 0 to {explainer.num_classes - 1}, not "
-                f"{label.min()} to {label.max()}"
-            )
-    dtype = full_precision_dtype(explainer.model)
-    return [b.to(dtype) for b in boxes], classes

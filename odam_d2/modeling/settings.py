@@ -123,9 +123,24 @@ class ExplainSettings:
         words = f"above 0, and {_MOST} at most"
         check_number("MODEL.ODAM.CHUNK_MB", self.chunk_mb, words, 0, _MOST, above=True)
         check_flag("MODEL.ODAM.NMS.RECORD", self.record)
+        self._check_objects()
         if self.record and self.nms is None:
             raise InputError("MODEL.ODAM.NMS.RECORD needs an NMS that is recorded; set its NAME")
         self._check_method()
+
+    def _check_objects(self) -> None:
+        """What no config says, and a caller may get wrong."""
+        names = self.class_names
+        listed = isinstance(names, Sequence) and not isinstance(names, str)
+        if names is not None and not (listed and all(isinstance(name, str) for name in names)):
+            raise InputError(f"class_names is {names!r}; it must be a list of names, or None")
+        if not isinstance(self.d_rise, DRiseSettings):
+            raise InputError(f"d_rise is {self.d_rise!r}; it must be DRiseSettings(...)")
+        if self.nms is not None and not (callable(self.nms) and hasattr(self.nms, "needs_maps")):
+            raise InputError(
+                f"nms is {self.nms!r}; it must be what an entry of ODAM_NMS_REGISTRY returns, such "
+                "as odam_d2.modeling.nms.OdamNms()"
+            )
 
     def _check_method(self) -> None:
         if self.layer and self.method in ("input_gradient", "d_rise"):

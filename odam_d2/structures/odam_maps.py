@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
@@ -133,8 +134,8 @@ class OdamMaps:
         Join the instances of several ``OdamMaps`` with the same targets; windows are padded with
         zeros to the largest.
         """
-        if not maps_list:
-            raise ValueError("cat needs at least one OdamMaps")
+        if not maps_list or not all(isinstance(maps, OdamMaps) for maps in maps_list):
+            raise ValueError("cat needs a list of OdamMaps, at least one")
         targets = maps_list[0].targets
         if any(maps.targets != targets for maps in maps_list):
             raise ValueError(f"targets differ: {sorted({maps.targets for maps in maps_list})}")
@@ -155,7 +156,9 @@ class OdamMaps:
 
     def select(self, targets: str | Sequence[str]) -> OdamMaps:
         """The maps of some of the targets, in the order given."""
-        targets = [targets] if isinstance(targets, str) else list(targets)
+        targets = [targets] if isinstance(targets, str) else targets
+        if not isinstance(targets, (list, tuple)):
+            raise ValueError(f"targets are {targets!r}; they must be names of {self.targets}")
         index = [self.target_index(target) for target in targets]
         return self._replace(
             targets, values=self.values[:, index], saturated=self.saturated[:, index]
@@ -177,6 +180,10 @@ class OdamMaps:
             (N, T, height, width). 100 instances x 5 targets at 800 x 1216 are 1.9 GB in float32:
             index the maps first where that is too much.
         """
+        if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
+            raise ValueError(
+                f"the size is {height!r} x {width!r}; it must be whole pixels, 1 or more"
+            )
 
         def axes(image_size: Sequence[int]) -> list[tuple[int, float]]:
             return [(height, image_size[0] / height), (width, image_size[1] / width)]
@@ -191,6 +198,8 @@ class OdamMaps:
         Returns:
             (N, T, ceil(image height / stride), ceil(image width / stride)).
         """
+        if not (isinstance(stride, Real) and 0 < stride < float("inf")):
+            raise ValueError(f"stride is {stride!r}; it must be a number of pixels above 0")
         sizes = self.image_sizes.unique(dim=0)
         if len(sizes) > 1:
             raise ValueError(f"maps of images of different sizes share no grid: {sizes.tolist()}")

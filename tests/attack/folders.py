@@ -85,7 +85,7 @@ _ODD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "folder": (_folder, "left-out", ""),
     "loop": (partial(_link, "b.png"), "left-out", ""),
     "dangling": (partial(_link, "nowhere"), "left-out", ""),
-    "device": (partial(_link, "/dev/zero"), "left-out", "5 a device"),
+    "device": (partial(_link, "/dev/zero"), "left-out", ""),
     "random": (partial(_link, "/dev/urandom"), "left-out", ""),
     "empty": (partial(_bytes, "b.png", b""), "left-out", ""),
     "text": (partial(_bytes, "b.png", b"hello\n" * 100), "left-out", ""),

@@ -26,14 +26,15 @@ class FileEvents:
         folder: absolute.
         kill_at: the event, from 1 on, at which the process is killed before it happens; a write
             happens by half. None only counts.
+        kill_in: part of a file's name; the process is killed when half of that file is written.
 
     Attributes:
         count: events so far, also when read in the process that forked this one.
     """
 
-    def __init__(self, folder: Path, kill_at: int | None = None):
+    def __init__(self, folder: Path, kill_at: int | None = None, kill_in: str | None = None):
         self.folder = str(folder)
-        self.kill_at = kill_at
+        self.kill_at, self.kill_in = kill_at, kill_in
         self._shared = mmap.mmap(-1, 8)
         self._open = builtins.open
 
@@ -41,9 +42,10 @@ class FileEvents:
     def count(self) -> int:
         return struct.unpack("q", self._shared[:8])[0]
 
-    def event(self, half: Callable[[], object] | None = None) -> None:
+    def event(self, half: Callable[[], object] | None = None, path: object = "") -> None:
         self._shared[:8] = struct.pack("q", self.count + 1)
-        if self.count == self.kill_at:
+        in_half = self.kill_in is not None and half is not None and self.kill_in in str(path)
+        if self.count == self.kill_at or in_half:
             if half is not None:
                 half()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +104,7 @@ class FileEvents:
                 self.event()
             found = original(*args, **kwargs)
             if watched:
-                self.event(lambda: os.truncate(path, os.path.getsize(path) // 2))
+                self.event(lambda: os.truncate(path, os.path.getsize(path) // 2), path)
             return found
 
         setattr(module, name, counted)
@@ -124,7 +126,7 @@ class _File:
 
         # json.dump writes thousands of pieces; the first of a file stands for those like it.
         if not self._written or len(data) > 4096:
-            self._events.event(half)
+            self._events.event(half, self._file.name)
         self._written = True
         return self._file.write(data)
 

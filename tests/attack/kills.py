@@ -20,16 +20,24 @@ def prepare() -> None:
         reference(name)
 
 
-def _kill(name: str, place: float, overwriting: bool, folder: Path) -> str:
+def _kill(name: str, place: float | str, overwriting: bool, folder: Path) -> str:
+    """
+    Args:
+        place: among the events of the reference, from 0 to 1, or part of the name of a file of
+            which only half gets written.
+    """
     run = again(name, folder, finished=overwriting)
-    events = FileEvents(folder / "out", 1 + int(place * run.events))
+    if isinstance(place, str):
+        events = FileEvents(folder / "out", kill_in=place)
+    else:
+        events = FileEvents(folder / "out", 1 + int(place * run.events))
     killed = run(folder, before=events.watch)
     if killed.status != -9:  # it had fewer events than the reference, and ended
         expect(killed.status == 0, f"status {killed.status}: {killed.err[-300:]}")
     if (folder / "out").is_dir() and name != "train":  # Detectron2 writes where ours do not
         whole(folder / "out", remains=True)
     ran = run(folder, again=True)
-    where = f"killed at event {events.kill_at} of {run.events}, "
+    where = f"killed at event {events.count} of {run.events}, "
     said = " | ".join(ran.err.strip().splitlines()[-2:])
     expect(ran.status == 0, f"{where}run again it fails: {said[-400:]}")
     whole(folder / "out")
@@ -49,3 +57,12 @@ def cases(rng: Random) -> Iterator[Case]:
                 fault="3.4 a demo killed while overwriting" if overwriting
                 else f"3 killed and run again: {name}",
             )  # fmt: skip
+    for name, file, fault in (
+        ("train", "model_final", "3.1 model_final.pth cut off by a kill"),
+        ("train", "model_0000001", "3.1 model_final.pth cut off by a kill"),
+        ("train", "last_checkpoint", "3.2 a kill at last_checkpoint"),
+        ("evaluate", "methods.json", ""), ("evaluate", "results.json", ""),
+        ("analyse", "errors.json", ""),
+        ("demo", "maps.npz", ""), ("demo", "index.html", ""),
+    ):  # fmt: skip
+        yield Case(f"{name}-in-{file}", partial(_kill, name, file, False), fault)

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from PIL import Image
+
 from .case import RIGHT, Case, Refused, expect
 
 __all__ = ["cases"]
@@ -38,7 +40,7 @@ def load(text: bytes, folder: Path, box: str = "full") -> list | Refused:
     path = folder / "annotation.odgt"
     path.write_bytes(text)
     try:
-        return load_odgt(str(path), "images", box)
+        return load_odgt(str(path), str(folder / "images"), box)
     except ValueError as error:
         expect("\n" not in str(error), f"not one line: {error}")
         expect(path.name in str(error), f"the file is not named: {error}")
@@ -90,12 +92,30 @@ def _changed(path: tuple, value: object, line: int, must: bool, folder: Path) ->
     if isinstance(found, Refused):
         expect(f"line {line + 1}" in found, f"line {line + 1} is not named: {found}")
         return found
-    expect(not must, "was to be refused")
-    for entry in found:
+    refused = _check(found, folder)
+    expect(refused or not must, "was to be refused")
+    for entry in found if refused is None else []:
         for annotation in entry["annotations"]:
             box = annotation["bbox"]
             expect(len(box) == 4 and all(abs(v) <= 1e9 for v in box), f"box {box} is accepted")
-    return RIGHT
+    return refused or RIGHT
+
+
+def _check(entries: list, folder: Path) -> Refused | None:
+    """What tools say of the data set before a run."""
+    from odam_d2.data.checks import DatasetUse, check_entries
+    from odam_d2.errors import UserError
+
+    for entry in entries:
+        Path(entry["file_name"]).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (100, 100)).save(entry["file_name"])
+    try:
+        use = DatasetUse(training=True, annotations=True, image_ids=True)
+        check_entries("attack", entries, {"thing_classes": ["person"]}, use)
+    except UserError as error:
+        expect("box" in str(error) and "\n" not in str(error), f"refused by: {error}")
+        return Refused(str(error))
+    return None
 
 
 def _bytes(text: bytes, must: bool, folder: Path) -> str:

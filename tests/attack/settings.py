@@ -44,7 +44,6 @@ _DEMO: list[tuple[str, list[str], list[str]]] = [
     )],
     ("retinanet", [], ["MODEL.ODAM.SCORE", "logit"]),
     ("retinanet", [], ["MODEL.ODAM.NORM_STATISTICS", "constant"]),
-    ("fcos", [], ["MODEL.FCOS.SCORE_THRESH_TEST", "0.95"]),
     ("fcos", [], ["MODEL.FCOS.TOPK_CANDIDATES_TEST", "1"]),
     ("faster_rcnn", [], ["INPUT.MIN_SIZE_TEST", "100"]),
     ("faster_rcnn", [], ["INPUT.FORMAT", "RGB"]),

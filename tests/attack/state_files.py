@@ -119,8 +119,9 @@ def _crowd_state(file: str, change: Callable, folder: Path) -> str:
     shutil.copytree(folder / "used", folder / "fresh")
     path = next((folder / "used").rglob(file))
     change(path)
-    if file != "figures.json":
-        path.with_name("figures.json").unlink()
+    later = {"model_final.pth": ["figures.json", "candidates_train.pth", "candidates_val.pth"]}
+    for name in later.get(file, ["figures.json"] if file != "figures.json" else []):
+        path.with_name(name).unlink()
     ran = crowd_run(folder, "used", check=False)
     if ran.status:
         return refusal(ran)

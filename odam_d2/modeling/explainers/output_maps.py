@@ -155,7 +155,8 @@ def _checked(
 ) -> list[Tensor]:
     """The values as (n, T) for each image."""
     kind = type(values).__name__
-    values = list(values) if isinstance(values, Iterable) else [values]
+    one_number = isinstance(values, Tensor) and not values.dim()
+    values = list(values) if isinstance(values, Iterable) and not one_number else [values]
     if not all(isinstance(value, Tensor) for value in values):
         raise InputError(
             f"outputs returned {kind}; it must return a list of tensors (n, T), one for each image"
@@ -177,6 +178,8 @@ def _checked(
             f"outputs returned {shapes[0][1]} values for each instance, and there are "
             f"{len(targets)} targets ({', '.join(targets)}); name each value"
         )
+    if not all(value.detach().isfinite().all() for value in values):
+        raise InputError("outputs returned values that are not finite, which have no maps")
     return values
 
 
