@@ -160,6 +160,17 @@ def test_16_bit_colors(tag, kind, tmp_path):
         assert (read_picture(path) == expected).all()
 
 
+def test_colors_of_more_than_14_bits_are_read_as_by_detectron2(tmp_path):
+    """The least that needs a 15th bit, 2^14; what is below has the higher half of its bits."""
+    colors = np.full((H, W, 3), 2**14 - 1, np.uint16)
+    colors[0, 0] = 2**14
+    path = str(tmp_path / "deep.png")
+    cv2.imwrite(path, colors)
+    shown = read_picture(path)
+    assert (shown == read_image(path, format="RGB")).all()
+    assert (shown[0, 0].tolist(), shown[1, 1].tolist()) == ([64] * 3, [63] * 3)
+
+
 @pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
 def test_ordinary_files_are_detectrons_to_the_bit(image_format, tmp_path):
     for name in ordinary(tmp_path):

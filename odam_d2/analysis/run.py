@@ -36,10 +36,10 @@ def analyse_errors(
     config_name: str,
     output: Path,
     *,
-    confidence: float = 0.5,
-    most: int = 8,
-    iou_thresh: float = 0.5,
-    background_iou: float = 0.1,
+    confidence: float,
+    most: int,
+    iou_thresh: float,
+    background_iou: float,
 ) -> tuple[Path, dict]:
     """
     Analyse the errors on the first data set of ``DATASETS.TEST``.
