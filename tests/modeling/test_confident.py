@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.structures import Boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -241,12 +242,22 @@ def test_another_scores_of_a_dense_explainer():
         def scores(self, outputs, kind):
             return super().scores([outputs[0] / 3, outputs[1]], kind)
 
+    class WarmNet(RetinaNet):
+        def forward_inference(self, images, features, predictions):
+            logits, deltas = predictions
+            warm = [[x / 3 for x in logits], deltas]
+            return super().forward_inference(images, features, warm)
+
     model, labels = build("retinanet"), [torch.tensor([LABEL])]
-    maps = {}
-    for explainer, score in ((Warm, "probability"), (RetinaNetExplainer, "logit")):
+    maps, scores = {}, {}
+    for explainer, score, kind in (
+        (RetinaNetExplainer, "logit", RetinaNet),
+        (Warm, "probability", WarmNet),
+    ):
+        model.__class__ = kind
         chosen = explainer(model, ExplainSettings(("class",), score=score))
         with torch.no_grad():
             (found,) = chosen.explain_boxes(image(), [Boxes(NETWORK)], labels)
-        maps[score] = found.odam_maps.values
-        p = found.scores
+        maps[score], scores[score] = found.odam_maps.values, found.scores
+    p = scores["probability"]
     torch.testing.assert_close(maps["probability"], maps["logit"] * (p * (1 - p) / 3)[0])
