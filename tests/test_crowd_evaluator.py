@@ -112,6 +112,18 @@ def test_a_category_without_objects_is_left_out():
     assert not any(name.startswith("AP-") for name in results)
 
 
+@pytest.mark.parametrize(("offset", "overlapped"), [(6, 0), (5, 2)])
+def test_objects_overlap_from_an_iou_of_three_tenths(offset, overlapped):
+    """By default: boxes of 10 columns that share 4 have an IoU of 4/16, those that share 5, 1/3."""
+    boxes = np.array([[0.0, 0, 10, 10], [offset, 0, 10 + offset, 10]])
+    zeros = np.zeros(2, dtype=np.int64)
+    results = crowd_metrics(
+        [CrowdImage((20, 30), boxes, zeros, zeros > 0, boxes, np.array([0.9, 0.8]), zeros)]
+    )
+    assert (results["objects"], results["overlapped_objects"]) == (2, overlapped)
+    assert results["Recall@P80"] == 100
+
+
 def _process(rank, folder):
     # A file, as a free port may not be free any more when it is used.
     meeting = f"file://{folder}/meeting"

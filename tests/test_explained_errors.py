@@ -152,7 +152,8 @@ def test_a_duplicate_without_a_kept_one(asked):
 def test_a_duplicate_and_the_kept_one(asked):
     """The boxes share 18 of 20 + 20 - 18 columns; the blobs are two pixels apart."""
     finding = Finding("duplicate", 1, 0, 0.8)
-    error = explained(finding, Finding("correct", 2, 1, 0.9), Finding("correct", 0, 0, 1.0))
+    others = Finding("correct", 2, 1, 0.9), Finding("both", 2, 0, 0.3), Finding("correct", 0, 0, 1)
+    error = explained(finding, *others)
     assert error.numbers["iou_with_kept"] == pytest.approx(18 / 22)
     assert 0.9 < error.numbers["correlation"] < 1
     correlation = f"{error.numbers['correlation']:.2f}"

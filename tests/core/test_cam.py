@@ -55,6 +55,14 @@ def test_any_number_of_leading_axes(method):
             torch.testing.assert_close(together[i, t], alone)
 
 
+def test_grad_cam_pp_where_the_denominator_vanishes():
+    """2 g^2 + g^3 sum A is 0 for g = 1 where A sums to -2: the first channel has weight 0."""
+    gradient = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]]])
+    feature = torch.tensor([[[-3.0, 1.0]], [[4.0, -4.0]]])
+    # The second sums to 0: a = 1/2 where g is 1/2, so its weight is 1/4.
+    assert grad_cam_pp(gradient, feature).tolist() == [[1.0, -1.0]]
+
+
 def test_a_zero_gradient_gives_a_zero_map():
     zero, feature = torch.zeros(1, 2, 3, 5), torch.ones(1, 2, 3, 5)
     assert not grad_cam(zero, feature).any()

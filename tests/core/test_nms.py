@@ -188,6 +188,21 @@ def test_soft_nms_by_hand():
     assert gone.suppressor.tolist() == [-1, 0]
 
 
+@pytest.mark.parametrize(("offset", "lowered"), [(5.5, 1.0), (5.25, 1 - 19 / 61)])
+def test_soft_nms_by_itself_has_the_settings_of_its_paper(offset, lowered):
+    """Bodla et al.: from an IoU of 0.3 on, sigma 0.5. Of 10 columns 4.5 or 4.75 are shared."""
+    boxes = torch.tensor([[0.0, 0, 10, 2], [offset, 0, 10 + offset, 2]])
+    scores, classes = torch.tensor([0.8, 0.6]), torch.zeros(2, dtype=torch.int64)
+    iou = (10 - offset) / (10 + offset)
+    assert soft_nms(boxes, scores, classes).scores.tolist() == pytest.approx([0.8, 0.6 * lowered])
+    gaussian = soft_nms(boxes, scores, classes, "gaussian").scores.tolist()
+    assert gaussian == pytest.approx([0.8, 0.6 * math.exp(-(iou**2) / 0.5)])
+    # What was at 0.001 already goes, and what is above it stays.
+    scores = torch.tensor([0.001, 0.0011], dtype=torch.float64)
+    apart = boxes + torch.tensor([[0.0], [50]])
+    assert soft_nms(apart, scores, classes).keep.tolist() == [1]
+
+
 def test_iou_is_torchvisions():
     boxes, _, _ = crowd(50)
     assert torch.allclose(box_iou(boxes), torchvision_iou(boxes, boxes))

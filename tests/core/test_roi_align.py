@@ -102,6 +102,16 @@ def test_no_boxes():
     assert origins.shape == (0, 2)
 
 
+def test_smoothing_widens_windows_by_its_radius():
+    """On each side, and no farther: 0.8 cells reach ceil(3 * 0.8) = 3."""
+    spec, boxes = RoIAlignSpec((2, 2), 1 / 4), torch.tensor([[8.0, 8, 24, 40], [0.0, 4, 60, 12]])
+    feature, gradient = torch.rand(3, *GRID), torch.rand(2, 1, 3, 2, 2)
+    plain, first = pooled_heat_maps(feature, boxes, gradient, spec)
+    smooth, origins = pooled_heat_maps(feature, boxes, gradient, spec, 0.8)
+    assert [a - b for a, b in zip(smooth.shape, plain.shape, strict=True)] == [0, 0, 6, 6]
+    assert (first - origins).tolist() == [[3, 3], [3, 3]]
+
+
 @pytest.mark.parametrize("box", [[12.0, 12, 8, 9], [40.0, 30, 4, 2]])
 def test_a_box_inside_out_pools_zeros(box):
     """A little, and by so many cells that the number of samples would be negative."""

@@ -29,6 +29,7 @@ def test_defaults_are_the_class_and_the_sides_in_box_order():
         ("middle", "unknown target 'middle'; there are class, .*left, top, right, bottom"),
         ("class:dgo", "did you mean 'dog'.*named cat, dog, 7"),
         ("class:3", "classes are numbered 0 to 2"),
+        ("class:4", "classes are numbered 0 to 2"),
         ("class:-1", "classes are numbered 0 to 2"),
         ("class:", "classes are numbered"),
     ],
