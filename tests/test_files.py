@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from odam_d2.engine.checkpointer import SafeCheckpointer
 from odam_d2.errors import run_tool
 from odam_d2.files import (
     drop_unfinished_line,
@@ -270,3 +272,10 @@ def test_half_a_line_is_dropped(tmp_path, before, after):
     assert path.read_text() == after
     drop_unfinished_line(tmp_path / "none.json")
     assert not (tmp_path / "none.json").exists()
+
+
+def test_a_training_that_has_nothing_left_to_save_removes_leftovers_too(tmp_path):
+    left = tmp_path / f".odam-{'0' * 32}.partial"
+    left.write_bytes(b"half")
+    SafeCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    assert not left.exists()

@@ -130,6 +130,25 @@ def test_resume_goes_on_from_a_whole_checkpoint(
     assert last_checkpoint(tmp_path)["iteration"] == 4
 
 
+@pytest.mark.parametrize("state", ["missing", "cut", "of another length", "not named"])
+def test_a_training_killed_before_its_last_file_saves_that_when_resumed(trained, tmp_path, state):
+    shutil.copy(trained / "model_final.pth", tmp_path / "model_0000003.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    if state != "missing":
+        source = "model_0000001.pth" if state == "of another length" else "model_final.pth"
+        shutil.copy(trained / source, tmp_path / "model_final.pth")
+    if state == "cut":
+        cut(tmp_path / "model_final.pth")
+    if state == "not named":
+        (tmp_path / "last_checkpoint").write_text("")
+    assert train(tmp_path, "--resume", "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "-1") == 0
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    first, last = last_checkpoint(trained), last_checkpoint(tmp_path)
+    assert last["iteration"] == first["iteration"] == 3
+    assert last["trainer"]["iteration"] == first["trainer"]["iteration"]
+    assert all(torch.equal(last["model"][k], first["model"][k]) for k in first["model"])
+
+
 def test_resume_where_no_checkpoint_is_whole_is_one_sentence(trained, tmp_path, capsys):
     copy_of(trained, tmp_path, ("model_final.pth", "last_checkpoint"))
     cut(tmp_path / "model_final.pth")

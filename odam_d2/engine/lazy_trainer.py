@@ -28,7 +28,7 @@ from .checkpointer import SafeCheckpointer
 from .checks import check_dataset
 from .lazy_setup import select
 from .proposals import check_proposals
-from .training import event_writers, nothing_lost
+from .training import event_writers, nothing_lost, save_if_finished
 from .weights import (
     check_finite,
     check_weights_exist,
@@ -143,6 +143,7 @@ def train_lazy(cfg: Mapping, resume: bool) -> None:
     trainer.register_hooks(_hooks(cfg, model, checkpointer))
     start = _resume_or_load(cfg, trainer, checkpointer, resume)
     with nothing_lost(trainer, checkpointer, "optimizer.lr"):
+        save_if_finished(trainer, checkpointer, start, cfg.train.max_iter)
         trainer.train(start, cfg.train.max_iter)
 
 

@@ -20,7 +20,7 @@ from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
 from .proposals import check_proposals
-from .training import event_writers, nothing_lost
+from .training import event_writers, nothing_lost, save_if_finished
 from .weights import check_finite, checkpoint_errors, starting_weights
 
 __all__ = ["Trainer"]
@@ -145,4 +145,5 @@ class Trainer(DefaultTrainer):
             UserError: the loss is not finite any more.
         """
         with nothing_lost(self, self.checkpointer, "SOLVER.BASE_LR"):
+            save_if_finished(self, self.checkpointer, self.start_iter, self.max_iter)
             return super().train()

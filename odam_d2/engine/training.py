@@ -13,11 +13,33 @@ from odam_d2.errors import UserError, one_line
 from odam_d2.files import drop_unfinished_line
 
 from .checkpointer import SafeCheckpointer
+from .whole_checkpoints import is_whole, named_checkpoint
 
-__all__ = ["event_writers", "nothing_lost"]
+__all__ = ["event_writers", "nothing_lost", "save_if_finished"]
 
 _TOLD = (UserError, InputError, OSError, FloatingPointError)
 """What a training may end with that is told in one sentence."""
+
+
+def save_if_finished(
+    trainer: TrainerBase, checkpointer: SafeCheckpointer, start_iter: int, max_iter: int
+) -> None:
+    """
+    Save ``model_final.pth`` where a training that is resumed has no step left, and was killed
+    after its last checkpoint and before that file, or it is damaged, or the name of it is:
+    Detectron2 saves after a step only.
+
+    Args:
+        trainer: its state goes into the file.
+        checkpointer: has loaded what the training goes on from.
+        start_iter, max_iter: the first iteration, and the number of all.
+    """
+    final = os.path.join(checkpointer.save_dir, "model_final.pth")
+    if not 0 < max_iter <= start_iter:
+        return
+    if not is_whole(final) or named_checkpoint(checkpointer.save_dir) != "model_final.pth":
+        trainer.iter = start_iter - 1
+        checkpointer.save("model_final", iteration=trainer.iter)
 
 
 def event_writers(output_dir: str, max_iter: int) -> list[EventWriter]:

@@ -13,9 +13,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.logger import log_first_n
 
 from odam_d2.errors import UserError
-from odam_d2.files import whole_file
+from odam_d2.files import remove_leftovers, whole_file
 
-__all__ = ["WholeCheckpointer", "is_whole", "last_whole", "remove_checkpoints"]
+__all__ = ["WholeCheckpointer", "is_whole", "last_whole", "named_checkpoint", "remove_checkpoints"]
 
 _LAST = "last_checkpoint"
 _NAME = re.compile(r"model_(\d{7,}|final)\.pth")
@@ -31,6 +31,9 @@ class WholeCheckpointer(DetectionCheckpointer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.path_manager = _WholeFiles(self.path_manager)
+        if self.save_dir and "://" not in self.save_dir:
+            # Of a training that was killed: one that has nothing left to save would not see to it.
+            remove_leftovers(self.save_dir)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint to resume from."""
@@ -77,10 +80,7 @@ def last_whole(folder: str | os.PathLike) -> str:
     missing, which is logged; empty where no checkpoint is whole.
     """
     folder = Path(folder)
-    try:
-        named = (folder / _LAST).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        named = ""
+    named = named_checkpoint(folder)
     if named and is_whole(folder / named):
         return str(folder / named)
     newest_first = sorted(_checkpoints(folder), key=lambda p: p.stat().st_mtime_ns, reverse=True)
@@ -90,6 +90,14 @@ def last_whole(folder: str | os.PathLike) -> str:
         message = f"{folder / _LAST} {what}: going on with {found}, the newest that is whole"
         log_first_n(logging.WARNING, message, name=__name__, key="message")
     return found
+
+
+def named_checkpoint(folder: str | os.PathLike) -> str:
+    """What ``last_checkpoint`` says; empty where it is missing, or no file."""
+    try:
+        return (Path(folder) / _LAST).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -69,6 +69,8 @@ def _stale(name: str, folder: Path, change: Callable[[Path], list] | list) -> st
         f"only one fails: {runs[0].err[-200:]} {runs[1].err[-200:]}",
     )
     found = differences(used / "out", fresh / "out")
+    if name == "evaluate":  # each method has a folder of its own, which may stay
+        found = [x for x in found if (fresh / "out" / x).exists()]
     expect(not found, f"other results than in a fresh folder: {', '.join(found[:3])}")
     whole(used / "out")
     return RIGHT

@@ -154,8 +154,8 @@ def _read(path: Path, remains: bool) -> None:
         [json.loads(line) for line in path.read_text().splitlines()]
     elif path.suffix == ".json" and path.name != "metrics.json":
         json.loads(path.read_text())
-    elif path.suffix == ".jsonl" and not remains:
-        [json.loads(line) for line in path.read_text().splitlines()]
+    elif path.suffix == ".jsonl":  # appended to: the last line may be cut off, and is not counted
+        [json.loads(line) for line in path.read_text().splitlines()[:-1]]
     elif path.suffix == ".png":
         with Image.open(path) as picture:
             picture.load()
