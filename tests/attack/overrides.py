@@ -49,7 +49,9 @@ def _demo(opts: list[str], kind: str, folder: Path) -> str:
         for path in (folder / "out").rglob("maps.npz"):
             with np.load(path) as arrays:
                 expect(np.isfinite(arrays["values"]).all(), "maps that are not finite")
-                expect(len(arrays["values"]) == 0 or arrays["values"].any(), "all maps are zero")
+                # Few masks, or masks that hide all, may leave nothing.
+                few = len(arrays["values"]) == 0 or "d_rise" in opts
+                expect(few or arrays["values"].any(), "all maps are zero")
 
     return judge(ran, folder / "out", right)
 
