@@ -61,6 +61,16 @@ def trained(tmp_path_factory) -> Path:
     return output_dir
 
 
+def test_with_a_seed_a_resumed_training_ends_as_one_that_was_not_interrupted(trained, tmp_path):
+    (tmp_path / "model_0000001.pth").write_bytes((trained / "model_0000001.pth").read_bytes())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert train(tmp_path, "--resume", "train.eval_period=3") == 0
+    whole, resumed = last_checkpoint(trained), last_checkpoint(tmp_path)
+    assert resumed["iteration"] == whole["iteration"] == 2
+    for name, value in whole["model"].items():
+        assert torch.equal(resumed["model"][name], value), name
+
+
 def test_training_writes_checkpoints_config_and_evaluation(trained):
     assert (trained / "model_0000001.pth").is_file()
     assert last_checkpoint(trained)["iteration"] == 2

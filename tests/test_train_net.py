@@ -98,6 +98,25 @@ def test_resume_goes_on_where_training_stopped(trained, tmp_path):
     assert last_checkpoint(tmp_path)["iteration"] == 5
 
 
+@pytest.mark.parametrize("config", [CONFIG, RETINANET])
+def test_with_a_seed_a_resumed_training_ends_as_one_that_was_not_interrupted(config, tmp_path):
+    # Flipped at random, resized at random, proposals sampled at random; RetinaNet divides its loss
+    # by a running mean.
+    options = ["MODEL.WEIGHTS", "", "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", "5",
+               "INPUT.MIN_SIZE_TRAIN", "(64,72,80)", "TEST.EVAL_PERIOD", "-1",
+               "SOLVER.BASE_LR", "0.01", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "8"]  # fmt: skip
+    assert run("--config-file", config, *SMALL, *options) == 0
+    whole = last_checkpoint(tmp_path)
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert run("--config-file", config, "--resume", *SMALL, *options) == 0
+    resumed = last_checkpoint(tmp_path)
+    assert resumed["iteration"] == whole["iteration"] == 4
+    for name, value in whole["model"].items():
+        assert torch.equal(resumed["model"][name], value), name
+    assert resumed["loss_normalizer"] == whole["loss_normalizer"]
+    assert len(whole["loss_normalizer"]) == (config == RETINANET)
+
+
 def copy_of(trained, folder, names=("model_0000001.pth", "model_final.pth", "last_checkpoint")):
     for name in names:
         shutil.copy(trained / name, folder / name)  # times in this order

@@ -6,7 +6,12 @@ import logging
 from collections.abc import Iterator, Mapping
 
 from detectron2.config import instantiate
-from detectron2.data import DatasetMapper
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import (
     AMPTrainer,
     SimpleTrainer,
@@ -28,6 +33,7 @@ from .checkpointer import SafeCheckpointer
 from .checks import check_dataset
 from .lazy_setup import select
 from .proposals import check_proposals
+from .seeded_training import LossNormalizers, seeded_iterations, seeded_loader
 from .training import event_writers, nothing_lost, save_if_finished
 from .weights import (
     check_finite,
@@ -140,7 +146,8 @@ def train_lazy(cfg: Mapping, resume: bool) -> None:
     kind = AMPTrainer if select(cfg, "train.amp.enabled", False) else SimpleTrainer
     trainer = kind(model, loader, optimizer)
     checkpointer = SafeCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    trainer.register_hooks(_hooks(cfg, model, checkpointer))
+    checkpointer.add_checkpointable(LossNormalizers.NAME, LossNormalizers(checkpointer.model))
+    trainer.register_hooks([*seeded_iterations(loader), *_hooks(cfg, model, checkpointer)])
     start = _resume_or_load(cfg, trainer, checkpointer, resume)
     with nothing_lost(trainer, checkpointer, "optimizer.lr"):
         save_if_finished(trainer, checkpointer, start, cfg.train.max_iter)
@@ -195,9 +202,26 @@ def _target(cfg: Mapping, key: str) -> object:
 
 def _build_loader(cfg: Mapping, split: str):
     """The dataloader of a split; Detectron2's mapper in it reads pictures as every tool does."""
+    key = f"dataloader.{split}"
     if maps_as_detectron(cfg, split):
         cfg.dataloader[split].mapper._target_ = PictureMapper
-    return build_lazy(cfg.dataloader[split], f"dataloader.{split}")
+    seed = select(cfg, "train.seed", -1)
+    if split == "train" and seed is not None and seed >= 0 and _follows_seed(cfg):
+        node = cfg.dataloader.train
+        arguments = {name: build_lazy(node[name], f"{key}.{name}") for name in node}
+        del arguments["_target_"]
+        if arguments.get("sampler") is None:
+            arguments["sampler"] = TrainingSampler(len(arguments["dataset"]))
+        return seeded_loader(arguments, seed)
+    return build_lazy(cfg.dataloader[split], key)
+
+
+def _follows_seed(cfg: Mapping) -> bool:
+    """Whether the training's images are read as Detectron2 reads a list of entries."""
+    parts = {"dataloader.train": build_detection_train_loader,
+             "dataloader.train.dataset": get_detection_dataset_dicts,
+             "dataloader.train.mapper": PictureMapper}  # fmt: skip
+    return all(_target(cfg, key) is part for key, part in parts.items())
 
 
 def _starting_weights(cfg: Mapping, resume: bool) -> str:

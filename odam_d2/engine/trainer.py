@@ -20,6 +20,7 @@ from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
 from .proposals import check_proposals
+from .seeded_training import LossNormalizers, seeded_iterations, seeded_loader
 from .training import event_writers, nothing_lost, save_if_finished
 from .weights import check_finite, checkpoint_errors, starting_weights
 
@@ -47,13 +48,18 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """
-        As in Detectron2, with pictures as every tool reads them, and a :class:`UserError` where
-        there is nothing to train on.
+        As in Detectron2, with pictures as every tool reads them, a :class:`UserError` where there
+        is nothing to train on, and with a ``SEED`` images that follow from it, see
+        :mod:`odam_d2.engine.seeded_training`.
         """
         if cfg.MODEL.LOAD_PROPOSALS:
             check_proposals(cfg.DATASETS.PROPOSAL_FILES_TRAIN)
+        mapper = PictureMapper(cfg, True)
         try:
-            return build_detection_train_loader(cfg, mapper=PictureMapper(cfg, True))
+            if cfg.SEED < 0:
+                return build_detection_train_loader(cfg, mapper=mapper)
+            arguments = build_detection_train_loader.from_config(cfg, mapper=mapper)
+            return seeded_loader(arguments, cfg.SEED)
         except AssertionError as error:
             if "No valid data" not in str(error):
                 raise
@@ -103,14 +109,19 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """
-        Detectron2's, pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks, and after the
+        Detectron2's, with a ``SEED`` what a resumed training needs to end as one that was not
+        interrupted, pictures of heat maps where ``MODEL.ODAM.LOSS.VIS_PERIOD`` asks, and after the
         last iteration what ``TEST.AUG`` asks for. They save by a checkpointer that reads files as
         data, in the place of Detectron2's.
         """
         self.checkpointer = SafeCheckpointer(
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
+        self.checkpointer.add_checkpointable(
+            LossNormalizers.NAME, LossNormalizers(self.checkpointer.model)
+        )
         found = super().build_hooks()
+        found[:0] = seeded_iterations(self._trainer.data_loader)
         node = self.cfg.MODEL.get("ODAM")
         if node is not None and node.LOSS.NAME and node.LOSS.VIS_PERIOD > 0:
             # Before the writers, which write what the storage has.
