@@ -24,7 +24,7 @@ LOSS = "loss_odam"
 _MOST = 10**9
 # What numbers of MODEL.ODAM.LOSS must be: in words, least, greatest, and whether they are whole.
 _RANGES = {
-    "weight": ("0 or more, and 1000 at most", 0, 1000, False),
+    "weight": ("0 or more, and 1e9 at most", 0, _MOST, False),
     "start_iter": ("0 or more iterations", 0, _MOST, True),
     "warmup_iters": ("0 or more iterations", 0, _MOST, True),
     "max_samples": ("1 or more", 1, _MOST, True),
