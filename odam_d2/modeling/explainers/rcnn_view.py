@@ -111,7 +111,7 @@ def check_heads(
         return
     classes = [torch.zeros(len(b), dtype=torch.int64, device=b.device) for b in boxes]
     call = Call((images.tensor,), {}, features)
-    call.see(features)
+    call.see((images.tensor, features))
     explainer.backbone_calls.append(call)
     try:
         _reading_heads(explainer, boxes, classes).forward(images, features, list(proposals))
