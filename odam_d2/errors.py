@@ -36,7 +36,7 @@ def run_tool(main: Callable[[], object]) -> int:
     Returns:
         The exit status: 0 for success, 1 after a :class:`UserError` or :class:`InputError` (also
         one that was raised in a process that Detectron2's ``launch`` or a data loader started) or
-        an :class:`OSError`, 130 after Ctrl-C.
+        an :class:`OSError`, or where memory does not suffice, 130 after Ctrl-C.
         Other exceptions pass.
     """
     try:
@@ -52,6 +52,8 @@ def run_tool(main: Callable[[], object]) -> int:
             return _report(passed_on[-1])
         where = f": {error.filename!r}" if error.filename else ""
         return _report(f"{error.strerror}{where}" if error.strerror else str(error))
+    except MemoryError as error:
+        return _report(f"there is not enough memory {error}".strip())
     except KeyboardInterrupt as interrupt:
         print(f"interrupted {interrupt}".strip(), file=sys.stderr)
         return 130

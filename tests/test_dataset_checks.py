@@ -75,6 +75,7 @@ ENTRY_FAULTS = [
     ("image_id", 0, [TRUTH, COCO], "image_id 0 is also that of entry 0; each needs one of its own"),
     ("image_id", np.int64(0), [TRUTH], "image_id 0 is also that of entry 0"),
     ("image_id", (1, 2), [TRUTH, COCO], "image_id must be a number or a string, not (1, 2)"),
+    ("image_id", float("nan"), [TRUTH, COCO], "image_id must be a number or a string, not nan"),
     ("image_id", np.int64(5), [COCO], "image_id is of int64, which COCO's format cannot hold"),
     ("annotations", ..., [TRUTH, TRAINING, COCO], "it has no annotations"),
     ("annotations", {}, ALL, "annotations must be a list, not dict"),
@@ -97,6 +98,9 @@ ANNOTATION_FAULTS = [
     ("bbox", [1, 2, "3", 3], ALL, "bbox must be 4 finite numbers"),
     ("bbox", [1, 2, 10**400, 3], ALL, "bbox must be 4 finite numbers"),
     ("bbox", None, ALL, "bbox must be 4 finite numbers, not None"),
+    # BoxMode.convert fails for these, unless the mode is the one that it converts to.
+    ("bbox", np.array([4.0, 5, 20, 10]), ALL, "must be a list or tuple in that bbox_mode, not nd"),
+    ("bbox", torch.tensor([4, 5, 20, 10]), ALL, "must be a list or tuple in that bbox_mode, not T"),
     ("bbox", [0, 0, 1e9, 3], ALL, "lies more than 100000 pixels out"),
     ("bbox", [-1e30, 0, 1, 3], ALL, "lies more than 100000 pixels out"),
     ("bbox", [5, 5, -1, 3], ALL, "has a negative width or height; is bbox_mode right?"),
@@ -192,8 +196,6 @@ ACCEPTED = [
     ("annotations", (), False, ALL),
     ("file_name", "https://example.org/a.png", False, ALL),
     ("bbox", (4, 5, 20, 10.5), True, ALL),
-    ("bbox", np.array([4, 5, 20, 10], np.float32), True, ALL),
-    ("bbox", torch.tensor([4, 5, 20, 10]), True, ALL),
     ("bbox", [-100, 5, 300, 400], True, ALL),  # beyond the image
     ("bbox", [4, 5, 0, 0], True, ALL),  # COCO has such ones, Detectron2 leaves them out
     ("bbox_mode", 1, True, ALL),
@@ -201,7 +203,7 @@ ACCEPTED = [
     ("category_id", 1.0, True, ALL),
     ("segmentation", [], True, ALL),
     ("segmentation", ..., True, ALL),
-    ("segmentation", [np.array([[1, 2], [3, 4], [5, 6]])], True, ALL),
+    ("segmentation", [np.array([[1, 2], [3, 4], [5, 6]])], True, [TRUTH, TRAINING]),
     ("segmentation", [[NAN] * 6], True, [COCO]),  # not looked at
     ("segmentation", mask_utils.encode(np.eye(48, 64, dtype=np.uint8, order="F")), True, ALL),
     ("segmentation", {"counts": [3000, 72], "size": [48, 64]}, True, ALL),
@@ -213,6 +215,20 @@ ACCEPTED = [
 def test_what_detectron_takes_is_accepted(entries, key, value, annotation, uses):
     for use in uses:
         check_entries(NAME, changed(entries, key, value, annotation), CLASSES, use)
+
+
+def test_arrays_that_need_no_conversion_are_accepted(entries):
+    corners = {"bbox": np.array([4.0, 5, 24, 15]), "bbox_mode": BoxMode.XYXY_ABS}
+    entries[0]["annotations"][0] |= corners
+    for use in ALL:
+        check_entries(NAME, entries, CLASSES, use)
+
+
+def test_masks_are_looked_at_where_detectron2_writes_a_file_of_coco(entries):
+    """Which it does where there is none; where there is, its evaluator reads that."""
+    entries[0]["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    assert "Cannot create a polygon from 4 coordinates" in complaint(entries, COCO)
+    check_entries(NAME, entries, CLASSES | {"json_file": "some.json"}, COCO)
 
 
 def test_more_that_is_accepted(entries):

@@ -35,3 +35,11 @@ def test_source_is_no_checkpoint(content, tmp_path):
     with pytest.raises(UserError, match="is not a checkpoint"):
         strip_checkpoint(tmp_path / "in.pth", tmp_path / "out.pth")
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("model", [None, [1], "weights", {}, {"a": 3}, {"a": "weights"}])
+def test_a_source_without_weights(model, tmp_path):
+    torch.save({"model": model}, tmp_path / "in.pth")
+    with pytest.raises(UserError, match="'model' holds no weights"):
+        strip_checkpoint(tmp_path / "in.pth", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()

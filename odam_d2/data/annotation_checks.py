@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from reprlib import repr as short
 
 import numpy as np
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, PolygonMasks
 
-__all__ = ["box_fault", "category_fault", "keypoints_fault", "segmentation_fault"]
+from odam_d2.errors import one_line
+
+__all__ = ["box_fault", "category_fault", "keypoints_fault", "segmentation_fault", "writing_fault"]
 
 FARTHEST = 100_000
 """
@@ -44,6 +46,9 @@ def box_fault(box: object, mode: object) -> str | None:
     count = _VALUES.get(mode) if isinstance(mode, (int, np.integer)) else None
     if count is None:
         return f"bbox_mode must be BoxMode.XYXY_ABS, XYWH_ABS or XYWHA_ABS, not {short(mode)}"
+    if mode != BoxMode.XYXY_ABS and not isinstance(box, (list, tuple)) and hasattr(box, "__len__"):
+        # Detectron2 converts arrays of many boxes, and of single ones lists and tuples only.
+        return f"bbox must be a list or tuple in that bbox_mode, not {type(box).__name__}"
     try:
         values = [float(value) for value in box if math.isfinite(value)]
     except (TypeError, ValueError, OverflowError):
@@ -71,6 +76,17 @@ def segmentation_fault(segmentation: object, size: tuple) -> str | None:
     if not isinstance(segmentation, list):
         return f"segmentation must be polygons or RLE, not {type(segmentation).__name__}"
     return next(filter(None, map(_polygon_fault, segmentation)), None)
+
+
+def writing_fault(segmentation: object) -> str | None:
+    """What Detectron2 cannot write in COCO's format, which takes any numbers."""
+    if isinstance(segmentation, Mapping):
+        return None
+    try:
+        PolygonMasks([segmentation])
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
+        return f"segmentation {short(segmentation)} is not usable: {one_line(error)}"
+    return None
 
 
 def _polygon_fault(polygon: object) -> str | None:

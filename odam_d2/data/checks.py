@@ -4,7 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as short
 
 import numpy as np
@@ -12,7 +12,13 @@ from torch.utils.data import Dataset
 
 from odam_d2.errors import UserError, one_line
 
-from .annotation_checks import box_fault, category_fault, keypoints_fault, segmentation_fault
+from .annotation_checks import (
+    box_fault,
+    category_fault,
+    keypoints_fault,
+    segmentation_fault,
+    writing_fault,
+)
 
 __all__ = ["DatasetUse", "check_coco_file", "check_entries", "plain_id"]
 
@@ -34,6 +40,7 @@ class DatasetUse:
         coco: it is evaluated by Detectron2's ``COCOEvaluator``.
         sizes: every entry has ``height`` and ``width``.
         masks, keypoints: ``segmentation``, ``keypoints`` are looked at where they are.
+        written: a file in COCO's format is made of it.
     """
 
     training: bool = False
@@ -43,6 +50,7 @@ class DatasetUse:
     sizes: bool = False
     masks: bool = False
     keypoints: bool = False
+    written: bool = False
 
 
 def plain_id(image_id: object) -> object:
@@ -76,6 +84,8 @@ def check_entries(name: str, entries: object, metadata: Mapping, use: DatasetUse
     if use.annotations and not classes:
         raise UserError(f"{where} has no thing_classes in its metadata: its classes have no names")
     points = len(metadata.get("keypoint_names", ())) or None
+    if use.coco and "json_file" not in metadata:  # Detectron2 writes one, with masks
+        use = replace(use, written=True)
     for number, entry in enumerate(entries):
         fault = _entry_fault(entry, use, "json_file" in metadata)
         fault = fault or _annotations_fault(entry, use, classes, points)
@@ -104,7 +114,7 @@ def _entry_fault(entry: object, use: DatasetUse, has_file: bool) -> str | None:
     if "image_id" not in entry:
         return "it has no image_id, by which results are told apart"
     image_id = entry["image_id"]
-    if not isinstance(image_id, _IDS):
+    if not isinstance(image_id, _IDS) or image_id != image_id:  # nan is not itself
         return f"image_id must be a number or a string, not {short(image_id)}"
     if use.coco and not has_file and isinstance(image_id, np.generic):
         return f"image_id is of {type(image_id).__name__}, which COCO's format cannot hold: use int"
@@ -176,9 +186,9 @@ def _annotation_fault(
     if fault or not looked_at:
         return fault
     fault = box_fault(annotation["bbox"], annotation["bbox_mode"])
-    masks = annotation.get("segmentation") if use.masks else None
+    masks = annotation.get("segmentation") if use.masks or use.written else None
     if not fault and masks is not None and not (isinstance(masks, (list, Mapping)) and not masks):
-        fault = segmentation_fault(masks, size)
+        fault = segmentation_fault(masks, size) if use.masks else writing_fault(masks)
     if not fault and use.keypoints and "keypoints" in annotation:
         fault = keypoints_fault(annotation["keypoints"], points)
     return fault

@@ -14,6 +14,7 @@ from odam_d2.errors import UserError
 from odam_d2.modeling.settings import ExplainSettings
 
 from .augmentation import refuse_augmentation
+from .building import building_errors
 from .lazy_setup import select, setup_lazy
 from .lazy_trainer import build_lazy, build_lazy_model, dataset_names
 from .setup import setup_cfg
@@ -103,8 +104,10 @@ def _from_yaml(cfg: CfgNode, score_threshold: float | None) -> Detector:
         cfg.defrost()
         set_score_threshold(cfg, score_threshold)
         cfg.freeze()
+    with building_errors():
+        model = build_model(cfg).eval()
     return Detector(
-        model=build_model(cfg).eval(),
+        model=model,
         weights=cfg.MODEL.WEIGHTS,
         weights_key="MODEL.WEIGHTS",
         input_format=cfg.INPUT.FORMAT,

@@ -26,6 +26,7 @@ from odam_d2.evaluation.known_causes import has_known_causes
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.settings import METHODS, ExplainSettings
 
+from .building import building_errors
 from .checks import check_classes, check_dataset
 from .weights import load_weights
 
@@ -58,7 +59,8 @@ def evaluate_methods(
         check_dataset(name, DatasetUse(annotations=True, image_ids=True, masks=True))
     configs = {method: _config(cfg, method, output) for method in methods}
     settings = {method: ExplainSettings.from_config(configs[method]) for method in methods}
-    model = build_model(cfg)
+    with building_errors():
+        model = build_model(cfg)
     for name in cfg.DATASETS.TEST:
         for of_method in settings.values():
             check_classes(model, name, of_method)

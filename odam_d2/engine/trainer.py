@@ -16,6 +16,7 @@ from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
 
 from .augmentation import without_maps
+from .building import building_errors
 from .checkpointer import SafeCheckpointer
 from .evaluators import build_evaluator, evaluates_maps
 from .heat_map_hook import HeatMapImages
@@ -43,7 +44,8 @@ class Trainer(DefaultTrainer):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.ODAM.TARGETS = []
-        return super().build_model(cfg)
+        with building_errors():
+            return super().build_model(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -95,7 +95,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
             pairs = match_to_objects(found, Boxes(boxes), labels, self.iou_thresh)
             for detection, number in pairs:
                 annotation, box = image["annotations"][number], boxes[number]
-                rows.append(_score(found[detection], annotation, box, image))
+                rows.append(_score(found[detection], annotation, box))
             self._rows.add(given["image_id"], rows)
 
     def evaluate(self):
@@ -171,9 +171,9 @@ def in_half_of_side(heat: torch.Tensor, box: tuple[float, ...], side: str) -> fl
     return peak_on_mask(heat, (inward <= 0).expand(height, width))
 
 
-def _score(found: Instances, annotation: dict, box: list[float], image: dict) -> dict[str, float]:
+def _score(found: Instances, annotation: dict, box: list[float]) -> dict[str, float]:
     """Hits and chances of one detection."""
-    height, width = image["height"], image["width"]
+    height, width = next(iter(annotation["part_segmentations"].values()))["size"]
     maps = found.odam_maps.dense(height, width)[0]
     heat = dict(zip(found.odam_maps.targets, maps, strict=True))
     parts = {

@@ -1,5 +1,6 @@
 """Making a training checkpoint small enough to ship."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +32,13 @@ def strip_checkpoint(source: str | Path, target: str | Path) -> int:
         raise UserError(f"checkpoint {str(source)!r} does not exist") from error
     except Exception as error:  # whatever unpickling a foreign file may raise
         raise UserError(f"{str(source)!r} is not a checkpoint of the trainer") from error
+    tensors = isinstance(model, Mapping) and all(
+        isinstance(v, torch.Tensor) for v in model.values()
+    )
+    if not tensors or not model:
+        raise UserError(
+            f"{str(source)!r} is not a checkpoint of the trainer: its 'model' holds no weights"
+        )
     # clone: a view would drag its whole storage into the file
     kept = {
         name: (value.float() if value.is_floating_point() else value).clone()

@@ -9,6 +9,7 @@ Attack the project with generated inputs and say where it gave way.
 import argparse
 import json
 import os
+import re
 import select
 import sys
 import time
@@ -27,7 +28,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the generators (default: 0)")
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="by default all")
     parser.add_argument("--case", action="append", metavar="KIND/NAME",
-                        help="this case only; * at its end stands for anything")  # fmt: skip
+                        help="this case only; * stands for anything")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N",
                         help="cases at once (default: the cores)")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="write all outcomes to a file")
@@ -41,10 +42,8 @@ def chosen(cases: dict[str, Case], asked: list[str] | None) -> dict[str, Case]:
         return cases
     found = {}
     for name in asked:
-        stem = name.removesuffix("*")
-        found |= {
-            k: c for k, c in cases.items() if k == name or (stem != name and k.startswith(stem))
-        }
+        pattern = re.compile(re.escape(name).replace(r"\*", ".*"))
+        found |= {k: case for k, case in cases.items() if pattern.fullmatch(k)}
     return found
 
 

@@ -260,10 +260,7 @@ def cases(rng: Random) -> Iterator[Case]:
         "one-missing": {"model": dict(list(state.items())[1:])},
         "number-keys": {"model": dict(enumerate(state.values()))},
         "nested": {"model": {"model": state}},
-        "integers": {"model": {k: v.to(torch.int64) for k, v in state.items()}},
         "sparse": {"model": {k: v.to_sparse() if v.dim() else v for k, v in state.items()}},
-        "complex": {"model": {k: v.to(torch.complex64) if v.is_floating_point() else v for k,
-            v in state.items()}},
     }.items():  # fmt: skip
         for suffix in ("pth", "pkl"):
             yield Case(f"bad-{what}.{suffix}", partial(_bad, lambda mark, c=content: c, suffix))

@@ -203,7 +203,8 @@ def _same_in_all_tools(kind: str, tag: int, folder: Path) -> str:
 
     def right():
         (rows,) = (folder / "out").rglob("rows_0.jsonl")
-        record = json.loads(rows.read_text().splitlines()[1])[1]
+        line = json.loads(rows.read_text().splitlines()[1])
+        record = line["content"][1]
         found = sorted(tuple(round(v, 1) for v in box) for box in record["boxes"])
         expect(found == boxes, f"the demo finds {boxes[:2]}, the analysis {found[:2]}")
 
@@ -223,7 +224,7 @@ def cases(rng: Random) -> Iterator[Case]:
         for what in ("16bit", "12bit", "10bit", "8in16", "int32", "float-1", "float-255",
             "float-65535",
                      "float-nan", "float-inf", "float-signed", "float-huge"):  # fmt: skip
-            if kind == "png" and what.startswith("float"):
+            if kind == "png" and what.startswith(("float", "int32")):
                 continue
             fault = "1.7 12 bits in 16" if what in ("12bit", "10bit", "8in16") else ""
             fault = "1.7 floats" if what.startswith("float") else fault
