@@ -224,7 +224,9 @@ def cases(rng: Random) -> Iterator[Case]:
         yield Case(
             f"{name}-without-names", partial(_without_names, name), "1.8 names not yet known"
         )
-        yield Case(f"{name}-no-objects", partial(_file, name, _no_objects, "refuse"))
+        # Detectron2's evaluator says nan of nothing.
+        expected = "either" if name == "eval-only" else "refuse"
+        yield Case(f"{name}-no-objects", partial(_file, name, _no_objects, expected))
         yield Case(
             f"{name}-equal-ids", partial(_file, name, _same_ids, "either"), "1.8 equal image ids"
         )
