@@ -76,8 +76,14 @@ def _exact(
     model = _Net(channels, stride, rows * targets)
     inputs = [_image(*size, seed=k) for k in range(images)]
     names = [f"value {t}" for t in range(targets)]
-    found = explain_outputs(model, inputs, partial(_values, model, rows, targets), layer="trunk",
-                            targets=names, **settings)  # fmt: skip
+    found = attempt(
+        lambda: explain_outputs(
+            model, inputs, partial(_values, model, rows, targets), "trunk", names, **settings
+        )
+    )
+    if isinstance(found, Refused):  # a few cells may be anything
+        expect(min(size) // stride <= 2, f"refused: {found}")
+        return found
     truth = _truth(model, inputs, rows, targets).detach()
     for maps, true in zip(found, truth, strict=True):
         expect(

@@ -84,8 +84,8 @@ def _depth(kind: str, what: str, seed: int, folder: Path) -> str:
         "10bit": grey.astype(np.uint16) * 4, "8in16": grey.astype(np.uint16),
         "int32": grey.astype(np.int32) * 257, "float-1": grey.astype(np.float32) / 255,
         "float-255": grey.astype(np.float32), "float-65535": grey.astype(np.float32) * 257,
-        "float-nan": np.where(grey > 200, np.nan, grey).astype(np.float32),
-        "float-inf": np.where(grey > 200, np.inf, grey).astype(np.float32),
+        "float-nan": np.where(grey > np.median(grey), np.nan, grey).astype(np.float32),
+        "float-inf": np.where(grey > np.median(grey), np.inf, grey).astype(np.float32),
         "float-signed": grey.astype(np.float32) - 128, "float-huge": grey.astype(np.float32) * 1e30,
     }  # fmt: skip
     path = folder / f"picture.{kind}"
