@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import importlib
 import io
 import pickle
 import re
@@ -41,9 +42,9 @@ def _mode(number: int) -> BoxMode:
 
 def _of_numpy(name: str) -> Callable:
     """An internal function of NumPy 1 or 2, whichever is installed."""
-    package = np._core if hasattr(np, "_core") else np.core
+    package = "numpy.core" if np.__version__.startswith("1.") else "numpy._core"
     module = "numeric" if name == "_frombuffer" else "multiarray"
-    return getattr(getattr(package, module), name)
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
 # By module and name. Types of C cannot be changed by what a pickle sets on them; functions are

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
 
-__all__ = ["full_precision_copy", "full_precision_dtype", "runs_in_half"]
+__all__ = ["full_precision_copy", "full_precision_dtype", "product_dtype", "runs_in_half"]
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
@@ -27,9 +27,14 @@ def runs_in_half(features: Tensor) -> bool:
     Whether what reads these features computes in half precision: they are of it, or autocast is on
     for their device.
     """
-    # Asked by a product, which autocast knows on every device and in every version of torch.
-    one = torch.ones(1, 1, dtype=torch.float32, device=features.device)
-    return precise(features) is not features or precise(one @ one).dtype != (one @ one).dtype
+    return precise(features) is not features or product_dtype(features.device) != torch.float32
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Of a matrix product in float32: half precision where autocast is on for this device."""
+    # Computed, because how to ask is another in each version of torch.
+    one = torch.ones(1, 1, dtype=torch.float32, device=device)
+    return (one @ one).dtype
 
 
 def full_precision_dtype(model: nn.Module) -> torch.dtype:

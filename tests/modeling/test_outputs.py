@@ -177,7 +177,7 @@ class Guarded(Pyramid):
     def decorated(self, batched_inputs):
         return self(batched_inputs)
 
-    @torch.inference_mode
+    @torch.inference_mode()
     def in_inference_mode(self, batched_inputs):
         return self(batched_inputs)
 

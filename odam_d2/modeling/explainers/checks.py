@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from odam_d2.core.gradients import precise
+from odam_d2.modeling.precision import product_dtype
 from odam_d2.modeling.views import Call
 
 from .base import GENERAL_WAY, UnsupportedModelError
@@ -49,13 +50,14 @@ BACKBONE_LOST = 2**4
 
 def rounding(*values: Tensor) -> float:
     """The relative change of a decision that is computed twice, in the coarsest of these dtypes."""
-    device = values[0].device.type
+    device = values[0].device
     dtypes = [x.dtype for x in values]
-    if torch.is_autocast_enabled(device):
-        dtypes.append(torch.get_autocast_dtype(device))
+    lowered = product_dtype(device)
+    if lowered != torch.float32:  # by autocast
+        dtypes.append(lowered)
     dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     eps = torch.finfo(dtype).eps
-    if dtype == torch.float32 and device == "cuda" and _tf32():
+    if dtype == torch.float32 and device.type == "cuda" and _tf32():
         return _LOST_LOW * _TF32
     return (_LOST if dtype in (torch.float32, torch.float64) else _LOST_LOW) * eps
 
