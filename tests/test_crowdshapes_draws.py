@@ -60,6 +60,14 @@ def test_scenes_are_pinned():
     assert sha(cs.render_scene(scene).tobytes() for scene in scenes[:6]) == "e6a6f49925160005"
 
 
+def test_exposures_are_pinned():
+    """300 tiny pictures of nobody: every gain, offset and strength of grain."""
+    config = replace(cs.PRESETS["plain"], width=20, height=12, clutter=(0, 1))
+    pictures = [cs.render_scene(cs.Scene(config, (7, k), ())) for k in range(300)]
+    assert {p.shape for p in pictures} == {(12, 20, 3)}
+    assert sha(p.tobytes() for p in pictures) == "67076dec13502a09"
+
+
 def test_characters_stay_inside_the_margin():
     """And reach it: what is drawn of them, not the empty pixels around it, keeps the distance."""
     config = replace(cs.PRESETS["plain"], width=90, height=75, unit=(6.0, 6.0), margin=7)

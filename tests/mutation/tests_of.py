@@ -3,9 +3,8 @@
 TESTS = {
     "odam_d2/core/cam.py": ["tests/core/test_cam.py", "tests/modeling/test_methods.py"],
     "odam_d2/core/cell_gradients.py": [
-        "tests/core/test_gradients.py",
-        "tests/modeling/test_norms.py",
-        "tests/modeling/test_exact.py",
+        "tests/modeling/test_training_maps.py",
+        "tests/modeling/test_training_loss.py",
     ],
     "odam_d2/core/dense_windows.py": [
         "tests/core/test_dense_windows.py",
