@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead, OutputCells, gather_windows
-from odam_d2.core.full_convolution import FullConvolution
+from odam_d2.core.full_convolution import _POINTS, FullConvolution
 from odam_d2.core.heatmap import heat_map
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -412,6 +413,20 @@ def test_any_shape(depth, kernels, channels, size, batch_norm, seed, data):
 def test_retinanet_sized_tower_in_float32():
     tower = Tower((64,) * 5, (3,) * 4, sizes=((15, 19),), dtype=torch.float32, num_outputs=6)
     check(tower, cells_of((0, 0, 7, 9), (0, 1, 0, 0), (0, 1, 14, 10)), targets=2)
+
+
+@pytest.mark.parametrize(("tile", "error"), [(2, 1.6), (3, 2.2)])
+def test_points_have_the_expected_error_of_their_table(tile, error):
+    """``sqrt(sum_p C[v, p]^2 |A[p]|^2 |B[p]|^2)``, root mean square over the outputs v."""
+    points = _POINTS[tile + 2]
+
+    def monomials(length):
+        rows = [[x**j * y ** (length - 1 - j) for j in range(length)] for x, y in points]
+        return np.array(rows, dtype=float)
+
+    sizes = (monomials(tile) ** 2).sum(axis=1) * (monomials(3) ** 2).sum(axis=1)
+    squared = (np.linalg.inv(monomials(tile + 2)) ** 2 * sizes).sum(axis=1)
+    assert round(float(np.sqrt(squared.mean())), 1) == error
 
 
 @pytest.mark.parametrize("side", [3, 5, 7, 9])
