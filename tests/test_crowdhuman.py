@@ -55,6 +55,13 @@ def written(tmp_path, *lines):
     return str(path)
 
 
+def test_empty_lines_are_passed_over(tmp_path):
+    """Not the end of the file: what follows them is read."""
+    lines = [json.dumps({"ID": name, "gtboxes": []}) for name in ("a", "b", "c")]
+    path = written(tmp_path, "", lines[0], "", "  ", lines[1], lines[2], "")
+    assert [entry["image_id"] for entry in load_odgt(path, "")] == ["a", "b", "c"]
+
+
 def test_boxes_and_what_is_ignored(folder):
     path = str(folder / "crowdhuman" / "annotation_val.odgt")
     first, second = load_odgt(path, "images")

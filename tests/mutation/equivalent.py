@@ -42,6 +42,12 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
         "Size of a cache: a drawing that is not in it is made again, the same.",
     ),
     (
+        "odam_d2/evaluation/crowd_files.py",
+        "objects=np.array(objects, dtype=np.float64).reshape(-1, 4),",
+        "objects=np.array(objects, dtype=np.float64).reshape(- 2, 4),",
+        "Any negative number is the unknown length to numpy.",
+    ),
+    (
         "odam_d2/core/nms.py",
         "return chosen, scores, by, lost.nonzero()[:, 0]",
         "return chosen, scores, by, lost.nonzero()[:, -1]",
