@@ -14,6 +14,7 @@ from torch import nn
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.explainers import OutputsExplainer, UnsupportedModelError, register_explainer
+from odam_d2.modeling.nms import OdamNms
 from odam_d2.modeling.settings import DRiseSettings
 
 
@@ -128,7 +129,7 @@ def test_boxes_are_refused_where_nobody_says_where_to_read_them():
     [
         ({"score": "logit"}, "does not follow the setting 'score': leave it at 'probability'"),
         ({"norm_statistics": "constant"}, "does not follow the setting 'norm_statistics'"),
-        ({"nms": lambda x: x}, "does not follow the setting 'nms': leave it at None"),
+        ({"nms": OdamNms()}, "does not follow the setting 'nms': leave it at None"),
         ({"layer": "backbon"}, "no layer 'backbon'; there are backbone, transformer"),
         ({"targets": ("class:3",)}, "class:3"),
     ],
