@@ -88,7 +88,7 @@ def captured(
             what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise LayerError(
                 f"the output of layer {name!r} ({what}) is no feature map of images of "
-                f"{pixels[0]} x {pixels[1]} pixels"
+                f"{pixels[0]} x {pixels[1]} pixels, or can be read as one in several ways"
             )
         order, grid, found.stride = geometry
         maps = output.detach().permute(order)  # (I, C, h, w) or (I, C, h w)
