@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from torch.multiprocessing.spawn import ProcessRaisedException
+from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
 
@@ -55,11 +56,16 @@ def run_tool(main: Callable[[], object]) -> int:
     except MemoryError as error:
         return _report(f"there is not enough memory {error}".strip())
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted {interrupt}".strip(), file=sys.stderr)
+        _tell(f"interrupted {interrupt}".strip())
         return 130
     return 0
 
 
 def _report(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    _tell(f"error: {sentence}")
     return 1
+
+
+def _tell(sentence: str) -> None:
+    """On a line of its own, also where a progress bar still stands."""
+    tqdm.write(sentence, file=sys.stderr)
