@@ -18,10 +18,11 @@ from odam_d2.errors import UserError, run_tool
 def test_a_sentence_has_a_line_of_its_own_where_a_progress_bar_stands(
     raised, sentence, status, capsys
 ):
+    bars = []
+
     def main():
-        bar = tqdm(range(5))
-        for _ in bar:
-            raise raised
+        bars.append(tqdm(range(5)))  # nothing closes it, since it is not iterated
+        raise raised
 
     assert run_tool(main) == status
     lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
