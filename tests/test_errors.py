@@ -26,4 +26,5 @@ def test_a_sentence_has_a_line_of_its_own_where_a_progress_bar_stands(
 
     assert run_tool(main) == status
     lines = capsys.readouterr().err.replace("\r", "\n").split("\n")
+    bars[0].close()
     assert lines.count(sentence) == 1
