@@ -77,7 +77,8 @@ def _graph(explainer: HeadExplainer, reading: Reading) -> tuple[list[Tensor], Te
     """Leaves in the place of what the head read, and the targets (N, T) computed from them."""
     with torch.enable_grad():
         leaves = [feature.detach().requires_grad_() for feature in reading.features]
-        values, _, _, exponents, _ = explainer.evaluate(leaves, reading)
+        evaluation = explainer.evaluate(leaves, reading)
+        values, exponents = evaluation.values, evaluation.exponents
         return leaves, values if exponents is None else values * exponents.exp2().to(values.dtype)
 
 

@@ -21,6 +21,7 @@ from oracle import (
 from odam_d2 import explain, explain_boxes
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.explainers.anchors import nearest_anchors
+from odam_d2.modeling.explainers.reading import Evaluation
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
@@ -154,6 +155,27 @@ def test_autograd_is_an_equal_way():
         fast.dense(32, 48).flatten(0, 1), slow.dense(32, 48).flatten(0, 1), strict=True
     ):
         assert (a - b).abs().max() <= 1e-5 * b.max()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        (CASES[4][0], [(True, False), (False, True)]),  # outputs of the towers of classes and boxes
+        (CASCADE, [(True, True, True), (False, False, True)]),  # of three stages
+    ],
+)
+def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, read):
+    """The class reads one tower, a side the other one or the last stage: the rest is None."""
+    found, gradients = [], Evaluation.gradients
+
+    def record(self, inputs):
+        found.append(gradients(self, inputs))
+        return found[-1]
+
+    monkeypatch.setattr(Evaluation, "gradients", record)
+    model = zoo_model(name, opts=SLIM)
+    explain(model, two_images()[:1], ("class", "left"))
+    assert [tuple(x is not None for x in of_target) for of_target in found[0]] == read
 
 
 def test_detections_of_a_batch():

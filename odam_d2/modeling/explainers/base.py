@@ -186,7 +186,7 @@ class Explainer(ABC):
             boxes: (N, 4), decoded.
             classes: (N,).
         """
-        return self.select_targets(scores, boxes, classes)[0]
+        return torch.stack(self.select_targets(scores, boxes, classes)[0], dim=1)
 
     def select_targets(
         self,
@@ -194,7 +194,7 @@ class Explainer(ABC):
         boxes: Tensor,
         classes: Tensor,
         closed_form: Callable[[Tensor], tuple[Probability, Sequence[Tensor]]] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """
         As :meth:`select_values`, in a form in which probabilities near 0 and 1 can be
         differentiated.
@@ -206,8 +206,8 @@ class Explainer(ABC):
                 ``scores`` are differentiated as they were computed.
 
         Returns:
-            ``values``, ``exponents`` and ``saturated`` of an :class:`Evaluation`. Without a graph
-            there is nothing to differentiate, and values are the targets themselves.
+            ``columns``, ``exponents`` and ``saturated`` of an :class:`Evaluation`. Without a graph
+            there is nothing to differentiate, and columns are the targets themselves.
         """
         sides, columns = outward(boxes), []
         for target in self.parts:
@@ -220,7 +220,11 @@ class Explainer(ABC):
                 columns.append(_as_computed(chosen))
             else:
                 columns.append(_of_probability(chosen, closed_form and closed_form(label)))
-        return tuple(torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+        columns, exponents, saturated = zip(*columns, strict=True)
+        if not all(column.requires_grad for column in columns):
+            # What a head detaches has the gradient zero, as a part of what has a graph.
+            columns = torch.stack(columns, dim=1).unbind(dim=1)
+        return columns, torch.stack(exponents, dim=1), torch.stack(saturated, dim=1)
 
     def pack(
         self,

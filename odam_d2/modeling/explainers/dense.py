@@ -264,10 +264,7 @@ class DenseExplainer(HeadExplainer):
             for outputs in read:
                 outputs.requires_grad_()
             evaluation = self._decide(read, reading)
-            seeds = [
-                torch.autograd.grad(value.sum(), read, retain_graph=True, allow_unused=True)
-                for value in evaluation.values.T
-            ]
+            seeds = evaluation.gradients(read)
         of_output = dict(zip(self.towers, zip(*seeds, strict=True), strict=True))
         heads = {tower: self._dense_head(tower) for tower in self._names()}
         radius = max(head.radius for head in heads.values())
@@ -323,14 +320,14 @@ class DenseExplainer(HeadExplainer):
         boxes = self.model.box2box_transform.apply_deltas(outputs[1], reading.origin.boxes)
         scores = self.scores(outputs, self.settings.score)
         known = issubclass(_definer(type(self), "closed_form"), _definer(type(self), "scores"))
-        values, exponents, saturated = self.select_targets(
+        columns, exponents, saturated = self.select_targets(
             scores,
             boxes,
             reading.classes,
             (lambda labels: self.closed_form(outputs, labels)) if known else None,
         )
         probability = self.scores(outputs, "probability").gather(1, reading.classes[:, None])[:, 0]
-        return Evaluation(values, probability, boxes, exponents, saturated)
+        return Evaluation(columns, probability, boxes, exponents, saturated)
 
     def _tower_maps(
         self,

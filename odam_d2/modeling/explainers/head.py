@@ -268,7 +268,7 @@ class HeadExplainer(Explainer):
         like = precise(reading.features[0])
         if not len(reading):
             empty = OdamMaps.empty([t.name for t in self.targets], like)
-            none = like.new_zeros(0, len(self.parts))
+            none = (like.new_zeros(0),) * len(self.parts)
             return empty, Evaluation(none, like.new_zeros(0), like.new_zeros(0, 4))
         if runs_in_half(reading.features[0]):
             explainer = self._in_full_precision
@@ -359,11 +359,11 @@ class HeadExplainer(Explainer):
             index: which detections.
         """
         settings = self.settings
-        values, exponents = evaluation.values[index], evaluation.exponents
+        exponents = evaluation.exponents
         scales = None if exponents is None else torch.exp2(exponents[index])
         maps = [
             gradient_heat_maps(
-                values[:, target],
+                column[index],
                 leaf,
                 image[index],
                 settings.smoothing_sigma,
@@ -372,7 +372,7 @@ class HeadExplainer(Explainer):
                 weigh=CAMS.get(settings.method),
                 scale=None if scales is None else scales[:, target],
             )
-            for target in range(values.shape[1])
+            for target, column in enumerate(evaluation.columns)
         ]
         return torch.stack(maps, dim=1)
 

@@ -232,10 +232,10 @@ class RCNNExplainer(HeadExplainer):
         boxes = boxes.view(len(row), -1, 4)
         boxes = boxes[row, reading.classes if boxes.shape[1] > 1 else 0]
         scores = torch.stack(logits).mean(dim=0) if self.settings.score == "logit" else mean
-        values, exponents, saturated = self.select_targets(
+        columns, exponents, saturated = self.select_targets(
             scores, boxes, reading.classes, lambda labels: self._closed_form(logits, labels)
         )
-        return Evaluation(values, mean[row, reading.classes], boxes, exponents, saturated)
+        return Evaluation(columns, mean[row, reading.classes], boxes, exponents, saturated)
 
     def _closed_form(
         self, logits: Sequence[Tensor], labels: Tensor
@@ -269,10 +269,7 @@ class RCNNExplainer(HeadExplainer):
                 features.requires_grad_()
             # Copies, since a head may begin with something in place.
             evaluation = self._predict([features.clone() for features in pooled], reading)
-            gradients = [
-                torch.autograd.grad(value.sum(), pooled, retain_graph=True, allow_unused=True)
-                for value in evaluation.values.T
-            ]
+            gradients = evaluation.gradients(pooled)
         windows = [
             self.stage_windows(reading, stage, list(of_stage))
             for stage, of_stage in enumerate(zip(*gradients, strict=True))

@@ -63,7 +63,9 @@ class Evaluation(NamedTuple):
     What a head says of N detections.
 
     Attributes:
-        values: (N, T), what is differentiated: the targets, or what ``exponents`` says.
+        columns: of each target (N,), what is differentiated: the target, or what ``exponents``
+            says. Each has a graph of its own: in that of a stacked tensor, autograd would not see
+            what a target does not read, and compute its zeros.
         scores: (N,), probability of each detection's class.
         boxes: (N, 4), XYXY in pixels of the network's input, not clipped.
         exponents: (N, T), where the derivative of a target is ``2 ** exponent`` times that of its
@@ -71,20 +73,38 @@ class Evaluation(NamedTuple):
         saturated: (N, T) bool, targets whose derivative is lost in rounding; None for none.
     """
 
-    values: Tensor
+    columns: tuple[Tensor, ...]
     scores: Tensor
     boxes: Tensor
     exponents: Tensor | None = None
     saturated: Tensor | None = None
 
+    @property
+    def values(self) -> Tensor:
+        """(N, T), the columns."""
+        return torch.stack(self.columns, dim=1)
+
+    def gradients(self, inputs: Sequence[Tensor]) -> list[tuple[Tensor | None, ...]]:
+        """
+        For each target, the derivative of the sum of its column by each input, None where it does
+        not read that. The graph is retained.
+        """
+        return [
+            torch.autograd.grad(column.sum(), inputs, retain_graph=True, allow_unused=True)
+            for column in self.columns
+        ]
+
     def detach(self) -> Evaluation:
-        return Evaluation(*(None if part is None else part.detach() for part in self))
+        columns = tuple(column.detach() for column in self.columns)
+        others = (None if part is None else part.detach() for part in self[1:])
+        return Evaluation(columns, *others)
 
     @staticmethod
     def cat(parts: Sequence[Evaluation]) -> Evaluation:
         """Of several groups of detections by one head."""
-        fields = zip(*parts, strict=True)
-        return Evaluation(*(None if of[0] is None else torch.cat(of) for of in fields))
+        columns, *fields = zip(*parts, strict=True)
+        columns = tuple(torch.cat(of_target) for of_target in zip(*columns, strict=True))
+        return Evaluation(columns, *(None if of[0] is None else torch.cat(of) for of in fields))
 
 
 def split_by_image(fields: T, counts: list[int]) -> list[T]:

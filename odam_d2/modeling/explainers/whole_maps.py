@@ -53,7 +53,7 @@ def input_gradient_maps(explainer: HeadExplainer, reading: Reading) -> tuple[Oda
             max_bytes=explainer.settings.max_bytes,
             weigh=lambda gradients, _: gradients.abs().amax(dim=1),
         )
-        for value in evaluation.values.T
+        for value in evaluation.columns
     ]
     values = torch.stack(values, dim=1)
     _check_read(values, features, images, reading, "the images")
