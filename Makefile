@@ -53,9 +53,10 @@ test: env  ## run the tests; PYTEST_ARGS are handed on
 attack: env  ## give the project generated inputs, kills and full disks; SEED=n for others
 	$(RUN) -m tests.attack --seed $(or $(SEED),0) $(ATTACK_ARGS)
 
-lint: env  ## check style and formatting
+lint: env  ## check style, formatting and types
 	$(RUN) -m ruff check $(SOURCES)
 	$(RUN) -m ruff format --check $(SOURCES)
+	$(RUN) -m mypy
 
 # An hour with one job: changes are many, and each asks its tests.
 MUTATION = output/mutation
@@ -65,5 +66,5 @@ mutate: env  ## change the code in 150 places, one by one, and see which the tes
 	$(MUTATION)/venv/bin/python tests/mutation/run.py --python $(RUN) $(MUTATE_ARGS)
 
 clean:  ## remove caches, build products and the demo; training output and .venv stay
-	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find odam_d2 tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,6 +21,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["odam_d2", "odam_d2.*"]),
     package_data={
+        "odam_d2": ["py.typed"],
         "odam_d2.model_zoo": ["weights/**/*.pth"],
         "odam_d2.visualization": ["templates/*"],
     },
@@ -42,7 +43,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["hypothesis>=6.80", "pytest>=7.0", "ruff>=0.17"],
+        "dev": ["hypothesis>=6.80", "mypy>=2.4", "pytest>=7.0", "ruff>=0.17"],
         "vit": ["timm>=0.9"],  # what Detectron2's ViT and MViT import
     },
 )

@@ -20,7 +20,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ _LEFTOVER = re.compile(r"\.odam-[0-9a-f]{32}\.partial")
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, mode: str = "wb", **options) -> Iterator[IO]:
+def whole_file(path: str | os.PathLike, mode: str = "wb", **options: Any) -> Iterator[IO]:
     """
     A file to write to, which takes its name, and the place of an earlier one, when all is written.
 

@@ -110,12 +110,11 @@ def of_config(cfg: CfgNode, without: Mapping[str, str] = ONLY_FOR_TRAINING) -> d
         The values of all others by their full names, as JSON gives them back.
     """
     left_out = (*NEVER_MATTERS, *without)
-    found = {
-        key: value
+    return {
+        key: describe(value)
         for key, value in _leaves(cfg)
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
-    return describe(found)
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -227,7 +226,7 @@ def _describe(value: object, above: tuple[int, ...]) -> object:
         return f"{type(value).__qualname__}, as above"
     above = (*above, id(value))
     if isinstance(value, Mapping):
-        return {_name(key): _describe(of_key, above) for key, of_key in value.items()}
+        return _describe_entries(value, above)
     if isinstance(value, set | frozenset):
         return sorted((_describe(item, above) for item in value), key=repr)
     if isinstance(value, Sequence):
@@ -241,12 +240,16 @@ def _describe(value: object, above: tuple[int, ...]) -> object:
     return _describe_object(value, above)
 
 
+def _describe_entries(value: Mapping, above: tuple[int, ...]) -> dict[str, object]:
+    return {_name(key): _describe(of_key, above) for key, of_key in value.items()}
+
+
 def _describe_object(value: object, above: tuple[int, ...]) -> object:
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if not hasattr(value, "__dict__"):  # a device, a dtype, a path; a lock says only where it is
         text = repr(value)
         return name if " at 0x" in text else f"{name} {text}"
-    return {"class": name, **_describe(_held(value), above)}
+    return {"class": name, **_describe_entries(_held(value), above)}
 
 
 _OF_TORCH = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
@@ -264,11 +267,12 @@ def _name(key: object) -> str:
     return key if isinstance(key, str) else repr(_describe(key, ()))
 
 
-def _hashed(value: torch.Tensor | np.ndarray | bytes) -> str:
+def _hashed(value: torch.Tensor | np.ndarray | bytes | bytearray) -> str:
+    about: object
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().contiguous()
-        about, content = (str(value.dtype), tuple(value.shape)), value.flatten().view(torch.uint8)
-        content = content.numpy().tobytes()
+        about = (str(value.dtype), tuple(value.shape))
+        plain = value.detach().cpu().contiguous().flatten()
+        content = plain.view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         about, content = (str(value.dtype), value.shape), np.ascontiguousarray(value).tobytes()
     else:

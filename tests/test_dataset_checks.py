@@ -82,6 +82,7 @@ ENTRY_FAULTS = [
     ("annotations", [5], ALL, "annotation 0 must be a dict, not int"),
     ("height", -5, ALL, "height must be a number of pixels, not -5"),
     ("height", 0, ALL, "height must be a number of pixels"),
+    ("height", np.complex64(48), ALL, "height must be a number of pixels"),
     ("width", float("nan"), ALL, "width must be a number of pixels, not nan"),
     ("width", 64.5, ALL, "width must be a number of pixels"),
     ("width", "64", ALL, "width must be a number of pixels, not '64'"),

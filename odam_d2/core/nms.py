@@ -12,7 +12,7 @@ Shape shorthand: N candidates of an image, n of one class. Boxes are XYXY in any
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,7 +119,7 @@ def suppress(
     boxes: Tensor,
     scores: Tensor,
     classes: Tensor,
-    rule: Callable[[Tensor, Tensor | None], Tensor],
+    rule: Callable[[Tensor, Any], Tensor],
     correlation: Correlation | None = None,
 ) -> Suppression:
     """

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -127,11 +128,11 @@ def linearised(probability: Probability, logits: Sequence[Tensor]) -> tuple[Tens
     """
     top = torch.stack([slope.log.amax(dim=1) for slope in probability.slopes]).amax(dim=0)
     exponents = (top / math.log(2)).floor().nan_to_num(0, neginf=0)
-    values = 0
+    values = []
     for (sign, log), of_slope in zip(probability.slopes, logits, strict=True):
         seeds = sign * (log - exponents[:, None] * math.log(2)).exp()
-        values = values + (of_slope * seeds.to(of_slope.dtype)).sum(dim=1)
-    return values, exponents
+        values.append((of_slope * seeds.to(of_slope.dtype)).sum(dim=1))
+    return reduce(torch.add, values), exponents
 
 
 def loses_digits(probabilities: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 from .errors import InputError
 
@@ -33,7 +34,7 @@ def check_number(
     Raises:
         InputError: it is no number, or out of range. NaN is out of every range.
     """
-    kind = numbers.Integral if whole else numbers.Real
+    kind: type[Any] = numbers.Integral if whole else numbers.Real
     right = (
         isinstance(value, kind)
         and not isinstance(value, bool)

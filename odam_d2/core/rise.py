@@ -67,6 +67,6 @@ def reliability(first: Tensor, second: Tensor) -> Tensor:
         (N,), at most 1; 0 where there is no correlation, or a map is flat.
     """
     parts = [half.double().flatten(1) for half in (first, second)]
-    centred = [part - part.mean(dim=1, keepdim=True) for part in parts]
-    r = F.cosine_similarity(*centred, dim=1).clamp(min=0)
+    first, second = (part - part.mean(dim=1, keepdim=True) for part in parts)
+    r = F.cosine_similarity(first, second, dim=1).clamp(min=0)
     return 2 * r / (1 + r)

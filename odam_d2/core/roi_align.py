@@ -15,7 +15,7 @@ Shape shorthand: N boxes, T targets, C channels, (H, W) feature grid, (R, S) poo
 window. Boxes are XYXY in network-input pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +65,7 @@ class BoxPooling:
     extents: Tensor
 
     @classmethod
-    def of_boxes(cls, boxes: Tensor, grid: tuple[int, int], spec: RoIAlignSpec) -> "BoxPooling":
+    def of_boxes(cls, boxes: Tensor, grid: Sequence[int], spec: RoIAlignSpec) -> "BoxPooling":
         """
         Args:
             boxes: (N, 4), XYXY in input pixels; of the dtype in which the kernel would compute.

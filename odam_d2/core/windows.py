@@ -1,6 +1,7 @@
 """Cutting windows out of feature maps, pasting them back, and adding them up."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,13 +44,13 @@ def cut_windows(feature: Tensor, windows: Sequence[Window]) -> Sequence[Tensor]:
 
 class _CutWindows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, feature, windows):
+    def forward(ctx: Any, feature: Tensor, windows: Sequence[Window]) -> tuple[Tensor, ...]:
         ctx.windows, ctx.shape = windows, feature.shape
         # Not views: autograd forbids several of them from one function to be written to.
         return tuple(cut_window(feature, window).clone() for window in windows)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
         total = next(g for g in gradients if g is not None).new_zeros(ctx.shape)
         for window, gradient in zip(ctx.windows, gradients, strict=True):
             if gradient is not None:
@@ -80,7 +81,7 @@ def _within(window: Window, part: tuple) -> tuple:
     )
 
 
-def paste_window(values: Tensor, window: Window, grid: tuple[int, int]) -> Tensor:
+def paste_window(values: Tensor, window: Window, grid: Sequence[int]) -> Tensor:
     """The adjoint of :func:`cut_window`: (..., height, width) to (..., H, W), zero elsewhere."""
     row, column, height, width = window
     # Negative padding crops what sticks out.

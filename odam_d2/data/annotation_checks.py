@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short
+from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode, PolygonMasks
@@ -21,7 +22,7 @@ of photos is so large, and what is drawn from there fills the memory.
 _VALUES = {BoxMode.XYXY_ABS: 4, BoxMode.XYWH_ABS: 4, BoxMode.XYWHA_ABS: 5}  # of a box
 
 
-def category_fault(category: object, classes: Sequence[str] | None) -> str | None:
+def category_fault(category: Any, classes: Sequence[str] | None) -> str | None:
     """
     Args:
         category: contiguous id, from 0.
@@ -37,7 +38,7 @@ def category_fault(category: object, classes: Sequence[str] | None) -> str | Non
     return None
 
 
-def box_fault(box: object, mode: object) -> str | None:
+def box_fault(box: Any, mode: object) -> str | None:
     """
     Args:
         box: its 4 numbers (5 with an angle) in pixels; zero width or height is right.

@@ -20,7 +20,8 @@ def register_datasets(root: str | None = None) -> None:
         root: the folder of the data sets, by default ``$DETECTRON2_DATASETS``, else ``datasets``,
             as in Detectron2.
     """
-    root = os.path.expanduser(root or os.getenv("DETECTRON2_DATASETS", "datasets"))
+    default = os.getenv("DETECTRON2_DATASETS", "datasets")
+    root = os.path.expanduser(root or default)
     register_bccd(root)
     register_coco128(root)
     register_crowdhuman(root)

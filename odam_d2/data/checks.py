@@ -146,7 +146,8 @@ def _size_fault(entry: Mapping, needed: bool) -> str | None:
                 return f"it has no {key}"
             continue
         value = entry[key]
-        if not isinstance(value, (int, float, np.number)) or not value >= 1 or value % 1:
+        real = isinstance(value, (int, float, np.integer, np.floating))
+        if not real or not value >= 1 or value % 1:
             return f"{key} must be a number of pixels, not {short(value)}"
     return None
 

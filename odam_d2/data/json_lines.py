@@ -7,13 +7,17 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from reprlib import repr as shortened
+from types import EllipsisType
+from typing import TypeVar
 
 from odam_d2.core.errors import InputError
 
 __all__ = ["field", "is_number", "numbers", "read_json_lines"]
 
+T = TypeVar("T")
+
 _MAY_RAISE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-_WORDS = {dict: "an object", list: "a list", str: "a string"}
+_WORDS: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
 
 
 def read_json_lines(path: str | os.PathLike, parse: Callable[[dict], object]) -> Iterator:
@@ -51,7 +55,7 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def field(record: dict, key: str, kind: type, default: object = ...) -> object:
+def field(record: dict, key: str, kind: type[T], default: T | EllipsisType = ...) -> T:
     """
     A value of a JSON object.
 

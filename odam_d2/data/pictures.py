@@ -32,6 +32,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathHandler, PathManager
 from detectron2.utils.logger import log_first_n
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from odam_d2.errors import UserError, one_line
 
@@ -96,7 +98,7 @@ class PictureHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs) -> io.IOBase:
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object) -> io.IOBase:
         if mode != "rb":
             raise ValueError(f"{path!r} can be opened for reading bytes only, not by {mode!r}")
         name = path.removeprefix(self.PREFIX)
@@ -179,7 +181,8 @@ def _orientation(picture: Image.Image) -> int:
 
 def _turned(shown: np.ndarray, picture: Image.Image) -> np.ndarray:
     """An array (H, W, ...) of a loaded picture, upright."""
-    if picture.format == "TIFF":  # Pillow turns it while loading, and then takes away the tag
+    if isinstance(picture, TiffImageFile):
+        # Pillow turns it while loading, and then takes away the tag.
         tag = picture.tag_v2.get(_ORIENTATION_TAG, 1)
     else:
         tag = _orientation(picture)
@@ -237,7 +240,7 @@ def _white(values: np.ndarray, name: str) -> int:
     return white
 
 
-def _has_16_bit_colors(picture: Image.Image) -> bool:
+def _has_16_bit_colors(picture: ImageFile) -> bool:
     """Whether Pillow keeps the higher half of each value only."""
     if picture.mode not in ("RGB", "RGBA", "LA") or not picture.tile:
         return False
@@ -259,7 +262,7 @@ def _deep_colors(file: str, picture: Image.Image, name: str) -> np.ndarray | Non
     if shown.max() >= 2**6:  # the higher half: more than 14 bits
         return shown if picture.format == "TIFF" and tag != 1 else None
     # OpenCV turns TIFF itself, PNG not, and fails where the sides of a TIFF are swapped.
-    values = None
+    values: np.ndarray | None = None
     if picture.format != "TIFF" or tag < 5:
         content = np.fromfile(file, dtype=np.uint8)
         values = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)

@@ -1,6 +1,7 @@
 """Addresses of the trained detectors that come with the project: ``odam://CrowdShapes/NAME.pth``."""
 
 from pathlib import Path
+from typing import IO
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
@@ -25,7 +26,7 @@ class OdamHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: object) -> str:
         """
         The file behind an address.
 
@@ -36,12 +37,12 @@ class OdamHandler(PathHandler):
             raise UserError(f"there is no {path!r}; available are {', '.join(available_weights())}")
         return str(WEIGHTS_DIR / path.removeprefix(self.PREFIX))
 
-    def _isfile(self, path: str, **kwargs) -> bool:
+    def _isfile(self, path: str, **kwargs: object) -> bool:
         return path in available_weights()
 
     _exists = _isfile
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object) -> IO:
         if set(mode) - set("rbt"):
             raise UserError(f"{path!r} comes with the project and cannot be written")
         return open(self._get_local_path(path), mode, buffering=buffering)

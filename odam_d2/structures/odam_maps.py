@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from odam_d2.core.resample import axis_weights, place_windows
 __all__ = ["OdamMaps"]
 
 _TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated")
+
+Axes = Callable[[Sequence[float]], Sequence[tuple[int, float]]]
+"""Of the size of an image: for each axis how many samples, and network-input pixels per sample."""
 
 
 class OdamMaps:
@@ -105,7 +109,7 @@ class OdamMaps:
         fields = {name: getattr(self, name) for name in _TENSORS} | tensors
         return OdamMaps(self.targets if targets is None else targets, **fields)
 
-    def to(self, *args, **kwargs) -> OdamMaps:
+    def to(self, *args: Any, **kwargs: Any) -> OdamMaps:
         """
         Like ``Tensor.to``. A dtype changes the values only; origins and sizes stay integers.
         """
@@ -185,7 +189,7 @@ class OdamMaps:
                 f"the size is {height!r} x {width!r}; it must be whole pixels, 1 or more"
             )
 
-        def axes(image_size: Sequence[int]) -> list[tuple[int, float]]:
+        def axes(image_size: Sequence[float]) -> list[tuple[int, float]]:
             return [(height, image_size[0] / height), (width, image_size[1] / width)]
 
         return self._render(axes, (height, width))
@@ -224,7 +228,7 @@ class OdamMaps:
         flat = F.normalize(maps.flatten(1), dim=1)
         return (flat @ flat.t()).clamp(max=1)
 
-    def _render(self, axes, shape: Sequence[int]) -> Tensor:
+    def _render(self, axes: Axes, shape: Sequence[int]) -> Tensor:
         """Resample, one group of equal geometry (a level of an image) after the other."""
         out = self.values.new_zeros((len(self), len(self.targets), *shape))
         if not len(self):

@@ -31,7 +31,7 @@ RUN = {
     "tqdm": "tqdm",
     "yaml": "pyyaml",
 }
-DEV = ("hypothesis", "pytest", "ruff")  # versions: requirements/dev.txt
+DEV = ("hypothesis", "mypy", "pytest", "ruff")  # versions: requirements/dev.txt
 
 
 class ExistingEnvironment:

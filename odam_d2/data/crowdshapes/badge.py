@@ -20,10 +20,9 @@ PLATES = ("round", "box", "hexagon")
 def random_colour(rng: np.random.RandomState, value: tuple[int, int]) -> Colour:
     """A colour of any hue, moderate to strong saturation, `value` percent bright (from, to)."""
     hue, saturation = rng.randint(360), rng.randint(15, 85)
-    return tuple(
-        float(round(255 * c))
-        for c in colorsys.hsv_to_rgb(hue / 360, saturation / 100, rng.randint(*value) / 100)
-    )
+    rgb = colorsys.hsv_to_rgb(hue / 360, saturation / 100, rng.randint(*value) / 100)
+    red, green, blue = (float(round(255 * c)) for c in rgb)
+    return red, green, blue
 
 
 def luma(colour: Colour) -> float:

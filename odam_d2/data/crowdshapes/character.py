@@ -151,7 +151,9 @@ class _Builder:
         c, s, u = cosine(self.c.tilt), sine(self.c.tilt), self.c.unit
         return (c * x - s * y) * u, (s * x + c * y) * u
 
-    def add(self, part: str, shape: Shape, colour: Colour, depth: float, relief: float = 0.4):
+    def add(
+        self, part: str, shape: Shape, colour: Colour, depth: float, relief: float = 0.4
+    ) -> None:
         label = PART_LABEL[part] if part else 0
         style = Style(colour, 1.1 if part else 0.0, depth * self.c.unit, relief)
         self.items.append((shape, style, label))
@@ -192,6 +194,7 @@ class _Builder:
             self.add("antenna", Capsule(base, tip, 0.11 * u, 0.1 * u), c.limbs, 0.1)
             self.add("antenna", Disc(tip, 0.24 * u), c.trim, 0.2)
         self.add("head", Capsule(self.place(0, -1.3), centre, 0.32 * u, 0.32 * u), c.limbs, 0.3)
+        shape: Shape
         if c.head == "round":
             shape = Disc(centre, 0.84 * u)
         elif c.head == "box":

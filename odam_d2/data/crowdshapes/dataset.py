@@ -59,7 +59,8 @@ def generate(config: SceneConfig, seed: int, index: int) -> tuple[np.ndarray, li
 def _write(split: Split, folder: Path, description: str) -> None:
     """Write the images, annotations.json and, last, version.json of a split into `folder`."""
     (folder / "images").mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(split.num_images), desc=description, unit="image"):
         image, objects = generate(split.config, split.seed, index)
         name = f"{index:06d}.png"

@@ -124,13 +124,13 @@ class Polygon:
         return min(xs) - r, min(ys) - r, max(xs) + r, max(ys) + r
 
     def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        square, inside = None, False
+        square: np.ndarray | float = np.inf
+        inside: np.ndarray | bool = False
         for (ax, ay), (bx, by) in zip(self.points, self.points[1:] + self.points[:1], strict=True):
             ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
             t = np.clip(px * (ex / (ex * ex + ey * ey)) + py * (ey / (ex * ex + ey * ey)), 0.0, 1.0)
             ox, oy = px - t * ex, py - t * ey
-            edge = ox * ox + oy * oy
-            square = edge if square is None else np.minimum(square, edge)
+            square = np.minimum(square, ox * ox + oy * oy)
             if ey:  # does a ray to the right cross this edge? (even-odd rule)
                 inside = inside ^ (((ay > y) != (by > y)) & (px < py * (ex / ey)))
         length = np.sqrt(square)
