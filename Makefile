@@ -16,7 +16,7 @@ EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
 # In an environment that is not ours, tests and linter are installed only for who wants them.
 DEV = $(if $(filter test attack lint mutate,$(MAKECMDGOALS)),--dev)
 
-SOURCES = odam_d2 tools tests configs setup.py
+SOURCES = odam_d2 benchmarks experiments tools tests configs setup.py
 
 DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
 DEMO_SPLIT = crowdshapes_val
@@ -67,4 +67,4 @@ mutate: env  ## change the code in 150 places, one by one, and see which the tes
 
 clean:  ## remove caches, build products and the demo; training output and .venv stay
 	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find odam_d2 tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find odam_d2 benchmarks experiments tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ from pretend_device import DEVICE, Counts, counted, pretend
 from torch import nn
 
 import odam_d2
-from odam_d2.engine.untrained import spread_proposals
+from benchmarks.untrained import spread_proposals
 
 _NARROW_HEADS = ["MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32,
                  "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (8, 8)]  # fmt: skip

@@ -11,9 +11,9 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import Boxes, Instances
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.untrained import scale_random_weights
 from odam_d2 import OdamMaps, add_odam_config, explain
 from odam_d2.core.windows import paste_window
-from odam_d2.engine.untrained import scale_random_weights
 
 # A tenth of the zoo's width: the same modules, quick enough for a suite.
 SLIM = [

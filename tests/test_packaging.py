@@ -119,10 +119,18 @@ def test_core_imports_torch_only():
             assert allowed or name.startswith("odam_d2.core"), f"{path.name} imports {name}"
 
 
+def test_the_package_imports_nothing_of_the_checkout():
+    """Who installs it has no benchmarks, experiments, tests or tools, or somebody else's."""
+    for path in PACKAGE.rglob("*.py"):
+        tops = {name.split(".")[0] for name in imported_modules(path)}
+        assert tops.isdisjoint({"benchmarks", "experiments", "tests", "tools"}), path
+
+
 def test_nothing_imports_the_tools():
     """``tools`` is a common name: whose package it would be depends on the environment."""
-    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
-        assert "tools" not in {name.split(".")[0] for name in imported_modules(path)}, path
+    for folder in ("benchmarks", "experiments", "tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert "tools" not in {name.split(".")[0] for name in imported_modules(path)}, path
 
 
 def test_imports_are_required(built):

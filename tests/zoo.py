@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import DictConfig
 from oracle import two_images
 
-from odam_d2.engine.untrained import scale_random_weights
+from benchmarks.untrained import scale_random_weights
 
 ZOO = Path(model_zoo.__file__).parent / "configs"
 OURS = Path(__file__).parents[1] / "configs"

@@ -30,13 +30,16 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+# benchmarks/ is a folder of this checkout, not of the package that is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.explaining import BenchmarkCase, measure, peak_memory
+from benchmarks.methods import measure_methods
+from benchmarks.nms import measure_nms
+from benchmarks.training import measure_training
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
-from odam_d2.engine.benchmark import BenchmarkCase, measure, peak_memory
-from odam_d2.engine.methods_benchmark import measure_methods
-from odam_d2.engine.nms_benchmark import measure_nms
-from odam_d2.engine.training_benchmark import measure_training
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
 

@@ -11,9 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from odam_d2.crowds.experiment import Experiment, run_all
-from odam_d2.crowds.plan import DATASETS, DETECTORS, plan
-from odam_d2.crowds.report import write_report
+# experiments/ is a folder of this checkout, not of the package that is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.crowds.experiment import Experiment, run_all
+from experiments.crowds.plan import DATASETS, DETECTORS, plan
+from experiments.crowds.report import write_report
 from odam_d2.data import register_datasets
 from odam_d2.errors import UserError, run_tool
 

@@ -2,7 +2,8 @@
 The public protocol of CrowdHuman (Shao et al., arXiv 1805.00123): AP, recall, MR^-2 and JI.
 
 It was written from the papers' definitions and checked against a case with published results
-(``tests/test_crowd_protocol.py``). What the papers leave open and the public tools agree on:
+(``tests/evaluation/test_crowd_protocol.py``). What the papers leave open and the public tools agree
+on:
 
 - boxes of objects and detections are clipped to the image before they are compared;
 - a detection is matched, in the order of scores, with the free object of highest IoU above 0.5;

@@ -185,7 +185,7 @@ def crowd_run(folder: Path, place: str, options: list = (), check: bool = True) 
 def _small_experiment(folder: Path) -> None:
     import dataclasses
 
-    from odam_d2.crowds import plan
+    from experiments.crowds import plan
 
     from .material import register
 

@@ -12,10 +12,10 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from oracle import RETINANET, SLIM, two_images, zoo_model
 
+from benchmarks.untrained import scale_random_weights
 from odam_d2 import add_odam_config
 from odam_d2.core.errors import InputError
 from odam_d2.engine import setup_cfg
-from odam_d2.engine.untrained import scale_random_weights
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.fcos import ConfigurableFCOS
 from odam_d2.modeling.settings import ExplainSettings

@@ -9,9 +9,9 @@ from detectron2.structures import Boxes
 from oracle import RETINANET, SLIM, detections_error, two_images, zoo_model
 from torch import nn
 
+from benchmarks.untrained import scale_random_weights
 from odam_d2 import explain, explain_boxes
 from odam_d2.engine import setup_cfg
-from odam_d2.engine.untrained import scale_random_weights
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.settings import ExplainSettings
 

@@ -19,7 +19,7 @@ from odam_d2.engine import build_detector, detector, setup_lazy
 from odam_d2.errors import UserError
 from odam_d2.visualization import load_maps
 
-CONFIG = Path(__file__).parent / "lazy_configs" / "retinanet_slim.py"
+CONFIG = Path(__file__).parents[1] / "lazy_configs" / "retinanet_slim.py"
 
 
 @pytest.fixture(scope="module", autouse=True)

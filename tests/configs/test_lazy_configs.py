@@ -12,7 +12,7 @@ from detectron2.config import LazyConfig, instantiate
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(
     str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob("*.py") if "common" not in file.parts
 )

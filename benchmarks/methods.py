@@ -6,13 +6,13 @@ import torch
 from detectron2.config import CfgNode
 
 from odam_d2.core.targets import DEFAULT_TARGETS
+from odam_d2.engine.detector import set_score_threshold
 from odam_d2.modeling.explain import explain
 from odam_d2.modeling.settings import DRiseSettings
 from odam_d2.modeling.state import borrowed
 from odam_d2.modeling.views import view_of
 
-from .benchmark import seconds, timed_in_turns
-from .detector import set_score_threshold
+from .explaining import seconds, timed_in_turns
 from .untrained import build_for_timing
 
 __all__ = ["measure_methods"]

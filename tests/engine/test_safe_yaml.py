@@ -13,7 +13,7 @@ from odam_d2.engine.literals import evaluate_literals
 from odam_d2.engine.safe_yaml import merge_file, read_config
 from odam_d2.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = Path(model_zoo.__file__).parent / "configs"
 LAZY = ROOT / "tests" / "lazy_configs" / "retinanet_slim.py"
 

@@ -9,7 +9,7 @@ from oracle import SLIM
 
 from odam_d2.errors import run_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RCNN = str(ROOT / "configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
 RETINANET = str(ROOT / "configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 OPTS = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *map(str, SLIM)]

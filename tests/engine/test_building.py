@@ -8,7 +8,7 @@ from odam_d2.engine import Trainer, setup_cfg
 from odam_d2.engine.detector import build_detector
 from odam_d2.errors import UserError, run_tool
 
-CONFIG = Path(__file__).parents[1] / "configs" / "CrowdShapes" / "faster_rcnn_R_50_FPN_slim.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "CrowdShapes" / "faster_rcnn_R_50_FPN_slim.yaml"
 
 
 @pytest.mark.parametrize(

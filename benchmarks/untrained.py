@@ -9,9 +9,8 @@ from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.structures import Boxes
 from torch import nn
 
+from odam_d2.engine.weights import load_weights
 from odam_d2.modeling.views import view_of
-
-from .weights import load_weights
 
 __all__ = ["build_for_timing", "initialise", "scale_random_weights", "spread_proposals"]
 

@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from torch import nn
 
-from odam_d2.crowds import candidates
+from experiments.crowds import candidates
 from odam_d2.engine import Trainer, load_weights, setup_cfg, setup_lazy
 from odam_d2.engine.checkpointer import SafeCheckpointer
 from odam_d2.engine.lazy_trainer import check_lazy_run
@@ -246,7 +246,7 @@ def test_proposals_of_a_run_are_checked(evil, tmp_path):
     ):
         with pytest.raises(UserError, match="no file of proposals"):
             build()
-    lazy = setup_lazy(str(Path(__file__).parent / "lazy_configs" / "retinanet_slim.py"))
+    lazy = setup_lazy(str(Path(__file__).parents[1] / "lazy_configs" / "retinanet_slim.py"))
     lazy.dataloader.test.dataset.names = ()
     lazy.dataloader.test.dataset.proposal_files = [path]
     arguments = type("Arguments", (), {"eval_only": True, "resume": False, "config_file": "x"})

@@ -30,7 +30,7 @@ from odam_d2.errors import run_tool
 from odam_d2.fingerprint import of_detector
 from odam_d2.model_zoo import strip_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
 NAME = "crowdshapes_few"
 IMAGES = 10

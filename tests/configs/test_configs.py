@@ -13,7 +13,7 @@ from odam_d2.engine import setup_cfg
 from odam_d2.errors import UserError
 from odam_d2.model_zoo import available_weights
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ZOO = Path(model_zoo.__file__).parent / "configs"
 ALL = sorted(str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob("*.yaml"))
 LEAVES = [name for name in ALL if not Path(name).name.startswith("Base-")]

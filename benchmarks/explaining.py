@@ -21,6 +21,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from odam_d2.data import register_datasets
+from odam_d2.engine.detector import set_score_threshold
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import HeadExplainer, build_explainer
 from odam_d2.modeling.settings import ExplainSettings
@@ -28,7 +29,6 @@ from odam_d2.modeling.state import borrowed
 from odam_d2.modeling.views import view_of
 
 from .autograd_maps import compare_with_autograd
-from .detector import set_score_threshold
 from .untrained import build_for_timing
 
 __all__ = [

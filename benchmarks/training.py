@@ -17,7 +17,7 @@ from odam_d2.errors import UserError
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.views import view_of
 
-from .benchmark import timed_in_turns
+from .explaining import timed_in_turns
 from .untrained import initialise
 
 __all__ = ["measure_training"]

@@ -15,7 +15,7 @@ from odam_d2.engine import build_detector, load_weights, setup_cfg
 from odam_d2.engine.augmentation import without_maps
 from odam_d2.errors import UserError, run_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CROWDSHAPES = ROOT / "configs" / "CrowdShapes"
 CONFIG = str(CROWDSHAPES / "faster_rcnn_R_50_FPN_slim.yaml")
 AUG = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 80)", "TEST.AUG.MAX_SIZE", "200"]

@@ -5,7 +5,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from .crowd import CrowdImage, crowd_metrics
+from odam_d2.evaluation.crowd import CrowdImage, crowd_metrics
 
 __all__ = ["made_up_images"]
 

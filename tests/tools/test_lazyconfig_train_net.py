@@ -19,7 +19,7 @@ from odam_d2 import ExplainSettings
 from odam_d2.engine import lazy_trainer, setup_lazy
 from odam_d2.errors import UserError, run_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "lazy_configs" / "retinanet_slim.py"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 SLIM = TOOLS.parent / "configs" / "CrowdShapes" / "retinanet_R_50_FPN_slim.yaml"
 LAZY = TOOLS.parent / "tests" / "lazy_configs" / "retinanet_slim.py"
 

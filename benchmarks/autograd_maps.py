@@ -33,7 +33,7 @@ def compare_with_autograd(
 
     Returns:
         Our maps, seconds for each map by autograd (the fastest of each level, weighted by its
-        instances), and how the maps compare, see :func:`odam_d2.engine.benchmark.measure`.
+        instances), and how the maps compare, see :func:`benchmarks.explaining.measure`.
     """
     read, found = [], []
     explain_detections = explainer.explain_detections

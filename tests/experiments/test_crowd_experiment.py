@@ -8,17 +8,17 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 
+from experiments.crowds import tuning
+from experiments.crowds.candidates import Candidates, load, save
+from experiments.crowds.experiment import Experiment
+from experiments.crowds.measures import detection_figures, pair_figures
+from experiments.crowds.plan import Run, plan
+from experiments.crowds.report import summarize
+from experiments.crowds.tuning import GRIDS, METHODS, tune
 from odam_d2 import OdamMaps
-from odam_d2.crowds import tuning
-from odam_d2.crowds.candidates import Candidates, load, save
-from odam_d2.crowds.experiment import Experiment
-from odam_d2.crowds.measures import detection_figures, pair_figures
-from odam_d2.crowds.plan import Run, plan
-from odam_d2.crowds.report import summarize
-from odam_d2.crowds.tuning import GRIDS, METHODS, tune
 from odam_d2.errors import UserError, run_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def entry(*boxes):

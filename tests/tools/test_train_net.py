@@ -19,7 +19,7 @@ from tiny_coco import last_checkpoint, logged_ap, register_tiny
 from odam_d2.engine import Trainer, setup_cfg
 from odam_d2.errors import UserError, run_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 CONFIG = str(ROOT / "configs" / "CrowdShapes" / "faster_rcnn_R_50_FPN_slim.yaml")
 RETINANET = str(ROOT / "configs" / "CrowdShapes" / "retinanet_R_50_FPN_slim.yaml")

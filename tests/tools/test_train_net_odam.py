@@ -14,7 +14,7 @@ from tiny_coco import register_tiny
 from odam_d2.errors import run_tool
 from odam_d2.modeling.losses import OdamTrainLoss
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "CrowdShapes"
 FASTER_RCNN, RETINANET = "faster_rcnn_R_50_FPN_slim.yaml", "retinanet_R_50_FPN_slim.yaml"
 NAME = "tiny_train_net_odam"

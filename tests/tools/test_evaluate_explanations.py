@@ -15,7 +15,7 @@ import odam_d2.engine.explanation_run as explanation_run
 from odam_d2.errors import run_tool
 from odam_d2.evaluation.explanation_scores import METRICS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
 NAME, IMAGES = "crowdshapes_evaluated", 4
 OPTS = [

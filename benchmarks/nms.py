@@ -9,14 +9,14 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from odam_d2.engine.detector import set_score_threshold
 from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import build_explainer
 from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
-from .benchmark import timed_in_turns
-from .detector import set_score_threshold
+from .explaining import timed_in_turns
 from .untrained import build_for_timing
 
 __all__ = ["measure_nms"]

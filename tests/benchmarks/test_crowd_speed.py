@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from odam_d2.evaluation import crowd_speed
+from benchmarks import crowd_speed
 from odam_d2.evaluation.crowd import crowd_metrics
 from odam_d2.evaluation.crowd_protocol import box_overlaps
 

@@ -1,0 +1,1 @@
+"""Experiments with odam_d2 that the documentation tells of."""
