@@ -11,9 +11,14 @@ temporary tensors is as slim as their channels, so that they dispatch as many op
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for benchmarks/, run as a program
+
 from oracle import SLIM, zoo_model
 from pretend_device import DEVICE, Counts, counted, pretend
 from torch import nn
