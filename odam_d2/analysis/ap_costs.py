@@ -135,21 +135,23 @@ def _fixed(image: AnalysedImage, kinds: Collection[str]) -> tuple[list[dict], li
     taken = {x.object for x in image.findings if x.kind == "correct"}
     kept = []
     detected = [x for x in image.findings if x.detection is not None]
-    for finding in sorted(detected, key=lambda x: (-scores[x.detection], x.detection)):
-        row, number = finding.detection, finding.object
+    for finding in sorted(detected, key=lambda x: (-scores[x.detection_row], x.detection_row)):
+        row = finding.detection_row
         if finding.kind in kinds and finding.kind != "correct":
-            if finding.kind not in FIXABLE or number in taken:
+            if finding.kind not in FIXABLE or finding.object in taken:
                 continue
+            number = finding.object_row
             taken.add(number)
             if finding.kind == "localisation":
                 boxes[row] = objects[number]
             else:
                 classes[row] = labels[number]
         kept.append(row)
-    boxes, objects = _xywh(boxes), _xywh(objects)
     truth = [_row(box, label) for number, (box, label)
-             in enumerate(zip(objects, labels, strict=True)) if number not in removed]  # fmt: skip
-    return truth, [{**_row(boxes[row], classes[row]), "score": scores[row]} for row in kept]
+             in enumerate(zip(_xywh(objects), labels, strict=True))
+             if number not in removed]  # fmt: skip
+    detections = _xywh(boxes)
+    return truth, [{**_row(detections[row], classes[row]), "score": scores[row]} for row in kept]
 
 
 def _xywh(boxes: torch.Tensor) -> list[list[float]]:

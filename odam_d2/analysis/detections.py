@@ -75,7 +75,7 @@ def find_detections(
         ) from None
     finally:
         rows.close()
-    return rows.gather(list(keys))
+    return rows.gather(list(keys)) or {}
 
 
 def analyse(

@@ -51,6 +51,20 @@ class Finding:
     object: int | None
     iou: float
 
+    @property
+    def detection_row(self) -> int:
+        """:attr:`detection`, of every kind but ``missed``."""
+        if self.detection is None:
+            raise ValueError(f"{self.kind}: there is no detection")
+        return self.detection
+
+    @property
+    def object_row(self) -> int:
+        """:attr:`object`, of every kind but ``background``."""
+        if self.object is None:
+            raise ValueError(f"{self.kind}: there is no object")
+        return self.object
+
 
 def sort_detections(
     boxes: torch.Tensor,
@@ -99,7 +113,7 @@ def sort_detections(
         )
     iou_thresh = min(iou_thresh, 1 - 1e-10)  # COCOeval's, which allows for rounding
     iou = _overlaps(boxes, objects)
-    left_out = (_overlaps(boxes, ignore, of_boxes=True) >= iou_thresh).any(axis=1)
+    left_out = np.any(_overlaps(boxes, ignore, of_boxes=True) >= iou_thresh, axis=1)
     same = (classes[:, None] == labels[None]).cpu().numpy()
     order = scores.argsort(descending=True, stable=True).tolist()
     matches = _match(iou * same, order, iou_thresh)

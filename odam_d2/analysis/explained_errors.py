@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
@@ -53,7 +54,7 @@ class ExplainedError:
     finding: Finding
     maps: Sequence[ErrorMap]
     facts: Sequence[str]
-    numbers: dict[str, float | str]
+    numbers: Mapping[str, float | str]
 
 
 def pick_errors(
@@ -89,10 +90,12 @@ def _weighted(image: AnalysedImage, confidence: float) -> list[tuple[float, Find
     rows = []
     for finding in image.findings:
         if finding.kind == "missed":
-            x1, y1, x2, y2 = image.objects[finding.object].tolist()
+            x1, y1, x2, y2 = image.objects[finding.object_row].tolist()
             rows.append(((x2 - x1) * (y2 - y1), finding))
-        elif finding.kind != "correct" and float(image.scores[finding.detection]) >= confidence:
-            rows.append((float(image.scores[finding.detection]), finding))
+        elif finding.kind != "correct":
+            score = float(image.scores[finding.detection_row])
+            if score >= confidence:
+                rows.append((score, finding))
     return sorted(rows, key=lambda row: -row[0])
 
 
@@ -141,42 +144,43 @@ def explain_errors(
     targets = ("class", *SIDES, *(f"class:{k}" for k in sorted(true_classes)))
     # Names may be numbers themselves: here numbers are ids.
     (output,) = explain(model, [given], targets, class_names=None)
-    asked = [f.object for f in findings if f.kind in ("localisation", "missed")]
+    asked = [f.object_row for f in findings if f.kind in ("localisation", "missed")]
     (truth,) = explain_boxes(
         model, [given], [image.objects[asked]], [image.labels[asked]], ("class", *SIDES),
         class_names=None,
     )  # fmt: skip
-    candidates = _candidates(model, given) if any(f.kind == "missed" for f in findings) else None
     context = _Context(
-        image, output["instances"].to("cpu"), truth["instances"].to("cpu"), asked, candidates,
+        model, given, image, output["instances"].to("cpu"), truth["instances"].to("cpu"), asked,
         class_names,
     )  # fmt: skip
     return [getattr(context, f"_{finding.kind}")(finding) for finding in findings]
-
-
-def _candidates(model: nn.Module, given: dict) -> Instances:
-    """What NMS was given, and what became of it: that of the config, else Detectron2's."""
-    settings = getattr(model, "odam", None) or ExplainSettings()
-    (output,) = explain(model, [given], (), nms=settings.nms or Nms(), record=True)
-    return output["candidates"].to("cpu")
 
 
 @dataclass(frozen=True)
 class _Context:
     """
     Attributes:
+        model, given: the detector and what it saw.
         image: what was found.
         found: the same with maps.
         truth: of the objects ``asked``, maps of their own boxes.
-        candidates: of NMS; None where nothing was missed.
     """
 
+    model: nn.Module
+    given: dict
     image: AnalysedImage
     found: Instances
     truth: Instances
     asked: Sequence[int]
-    candidates: Instances | None
     class_names: Sequence[str]
+
+    @cached_property
+    def _candidates(self) -> Instances:
+        """What NMS was given, and what became of it: that of the config, else Detectron2's."""
+        settings = getattr(self.model, "odam", None) or ExplainSettings()
+        nms = settings.nms or Nms()
+        (output,) = explain(self.model, [self.given], (), nms=nms, record=True)
+        return output["candidates"].to("cpu")
 
     def _heat(self, instances: Instances, row: int, target: str) -> Tensor:
         size = instances.image_size
@@ -196,18 +200,18 @@ class _Context:
         return ErrorMap(caption, self.image.objects[number], heat, of_truth=True, side=side)
 
     def _localisation(self, finding: Finding) -> ExplainedError:
-        box, truth = self.image.boxes[finding.detection], self.image.objects[finding.object]
-        side, off = worst_side(box, truth)
+        row, number = finding.detection_row, finding.object_row
+        side, off = worst_side(self.image.boxes[row], self.image.objects[number])
         maps = [
-            self._of_detection(finding.detection, side, f"why the {side} side is here"),
-            self._of_truth(finding.object, side, f"{side} side of the true box"),
+            self._of_detection(row, side, f"why the {side} side is here"),
+            self._of_truth(number, side, f"{side} side of the true box"),
         ]
         where = "too far out" if off > 0 else "too far in"
         facts = [f"IoU with the object {finding.iou:.2f}", f"{side} side {abs(off):.0f} px {where}"]
         return ExplainedError(finding, maps, facts, {"side": side, "off_px": off})
 
     def _classification(self, finding: Finding) -> ExplainedError:
-        row, label = finding.detection, int(self.image.labels[finding.object])
+        row, label = finding.detection_row, int(self.image.labels[finding.object_row])
         predicted, true = self._name(self.image.classes[row]), self._name(label)
         maps = [
             self._of_detection(row, "class", f"why {predicted} (predicted)"),
@@ -225,10 +229,11 @@ class _Context:
             (f.detection for f in self.image.findings
              if f.kind == "correct" and f.object == finding.object), None,
         )  # fmt: skip
-        maps = [self._of_detection(finding.detection, "class", "why the duplicate")]
-        facts, numbers = [f"IoU with the object {finding.iou:.2f}"], {}
+        maps = [self._of_detection(finding.detection_row, "class", "why the duplicate")]
+        facts = [f"IoU with the object {finding.iou:.2f}"]
+        numbers: dict[str, float] = {}
         if kept is not None:
-            pair = [finding.detection, kept]
+            pair = [finding.detection_row, kept]
             similarity = float(self.found.odam_maps[pair].similarity("class")[0, 1])
             iou = float(pairwise_iou(*(Boxes(self.image.boxes[[row]]) for row in pair)))
             score = float(self.image.scores[kept])
@@ -241,32 +246,35 @@ class _Context:
         return ExplainedError(finding, maps, facts, numbers)
 
     def _background(self, finding: Finding) -> ExplainedError:
-        name = self._name(self.image.classes[finding.detection])
-        maps = [self._of_detection(finding.detection, "class", f"why {name}")]
+        name = self._name(self.image.classes[finding.detection_row])
+        maps = [self._of_detection(finding.detection_row, "class", f"why {name}")]
         return ExplainedError(finding, maps, ["no object there"], {})
 
     def _missed(self, finding: Finding) -> ExplainedError:
-        number = finding.object
+        number = finding.object_row
         name = self._name(self.image.labels[number])
         score = float(self.truth.scores[self.asked.index(number)])
         own = self._of_truth(number, "class", f"{name}, asked at the true box: {score:.2f}")
-        best = _best_candidate(self.candidates, self.image, number)
+        candidates = self._candidates
+        best = _best_candidate(candidates, self.image, number)
         if best is None:
             facts = ["no candidate of its class there", f"score at the true box {score:.2f}"]
             return ExplainedError(finding, [own], facts, {"score_at_object": score})
-        given = float(self.candidates.scores[best])
-        heat = self._heat(self.candidates, best, "class")
-        box = self.candidates.pred_boxes.tensor[best]
-        by = int(self.candidates.suppressed_by[best])
+        given = float(candidates.scores[best])
+        heat = self._heat(candidates, best, "class")
+        box = candidates.pred_boxes.tensor[best]
+        by = int(candidates.suppressed_by[best])
         fate = "kept, and counted for another object"
-        if not bool(self.candidates.kept[best]):
+        if not bool(candidates.kept[best]):
             fate = "dropped"
         if by >= 0:
-            fate = f"suppressed by one of {float(self.candidates.scores[by]):.2f}"
+            fate = f"suppressed by one of {float(candidates.scores[by]):.2f}"
         maps = [ErrorMap(f"why the best candidate, {given:.2f}", box, heat), own]
         facts = [f"best candidate: {given:.2f}", fate, f"score at the true box {score:.2f}"]
-        numbers = {"score_at_object": score, "candidate_score": given, "candidate": fate}
-        return ExplainedError(finding, maps, facts, numbers)
+        return ExplainedError(
+            finding, maps, facts,
+            {"score_at_object": score, "candidate_score": given, "candidate": fate},
+        )  # fmt: skip
 
 
 def _best_candidate(candidates: Instances, image: AnalysedImage, number: int) -> int | None:

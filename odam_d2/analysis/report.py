@@ -108,7 +108,9 @@ def draw_error(
         color = _TRUE if of_map.of_truth else _FOUND
         style = BoxStyle(of_map.box.tolist(), color, of_map.of_truth, of_map.side)
         panels.append(Panel(of_map.caption, [style], of_map.heat))
-    lines = [(heading, _FOUND if finding.detection is not None else _TRUE)]
+    lines: list[tuple[str, tuple[int, int, int] | None]] = [
+        (heading, _FOUND if finding.detection is not None else _TRUE)
+    ]
     lines += [(fact, None) for fact in error.facts]
     return draw_panels(picture, panels, lines), "; ".join([heading, *error.facts])
 

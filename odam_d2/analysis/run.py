@@ -88,8 +88,8 @@ def _explain_all(
 ) -> tuple[dict[str, list[ErrorEntry]], dict[str, bytes]]:
     """The picked errors, each image explained once, and the PNG of each file."""
     by_image: dict[object, list[tuple[str, int, Finding]]] = {}
-    for kind, errors in picked.items():
-        for place, (image_id, finding) in enumerate(errors):
+    for kind, of_kind in picked.items():
+        for place, (image_id, finding) in enumerate(of_kind):
             by_image.setdefault(image_id, []).append((kind, place, finding))
     entries = {entry["image_id"]: entry for entry in DatasetCatalog.get(dataset)}
     mapper = PictureMapper(cfg, False)

@@ -116,10 +116,10 @@ class CrowdEvaluator(DatasetEvaluator):
             raise InputError(f"data set {dataset_name!r} has no object to find in any image")
         self._found: dict = {}
 
-    def reset(self):
+    def reset(self) -> None:
         self._found = {}
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
             if given["image_id"] not in self._images:
                 raise InputError(
@@ -140,7 +140,7 @@ class CrowdEvaluator(DatasetEvaluator):
                 found.pred_classes.numpy(),
             )
 
-    def evaluate(self):
+    def evaluate(self) -> dict:
         found = [self._found]
         if self._distributed:
             comm.synchronize()
@@ -267,9 +267,9 @@ def pooled_matches(images: Sequence[CrowdImage], overlap: float) -> tuple[Matche
 def _pooled(matches: Sequence[Matches]) -> Matches:
     """The detections of all categories in one order of scores."""
     first = np.cumsum([0, *(m.num_objects for m in matches)])
-    objects = [np.where(m.hits, m.objects + start, -1)
-               for m, start in zip(matches, first, strict=False)]  # fmt: skip
-    scores, objects = np.concatenate([m.scores for m in matches]), np.concatenate(objects)
+    objects = np.concatenate([np.where(m.hits, m.objects + start, -1)
+                              for m, start in zip(matches, first, strict=False)])  # fmt: skip
+    scores = np.concatenate([m.scores for m in matches])
     order = np.argsort(-scores, kind="stable")
     hits = objects[order] >= 0
     return Matches(scores[order], hits, objects[order], int(first[-1]), matches[0].num_images)

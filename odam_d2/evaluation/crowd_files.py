@@ -55,17 +55,17 @@ def read_images(ground_truth: str, detections: str) -> list[CrowdImage]:
 
 def _image(entry: dict, record: dict) -> CrowdImage:
     found = field(record, "dtboxes", list)
-    boxes = [numbers(detection, "box", "x, y, width, height") for detection in found]
-    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    listed = [numbers(detection, "box", "x, y, width, height") for detection in found]
+    boxes = np.array(listed, dtype=np.float64).reshape(-1, 4)
     scores = np.array([_number(detection, "score") for detection in found], dtype=np.float64)
-    size = _number(record, "height"), _number(record, "width")
-    if min(size) < 1:
-        raise ValueError(f"height and width must be pixels, not {size[0]} and {size[1]}")
+    height, width = _number(record, "height"), _number(record, "width")
+    if min(height, width) < 1 or height % 1 or width % 1:
+        raise ValueError(f"height and width must be pixels, not {height} and {width}")
     boxes[:, 2:] += boxes[:, :2]
     annotations = entry["annotations"]
     objects = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     return CrowdImage(
-        size=size,
+        size=(int(height), int(width)),
         objects=np.array(objects, dtype=np.float64).reshape(-1, 4),
         categories=np.zeros(len(annotations), dtype=np.int64),
         ignore=np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool),

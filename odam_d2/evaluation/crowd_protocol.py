@@ -126,14 +126,14 @@ def match(cases: Sequence[Case], iou_thresh: float = 0.5) -> Matches:
         cases: one for each image.
         iou_thresh: an IoU above this is a match.
     """
-    scores, objects, first = [], [], 0
+    of_images, first = [(np.zeros(0), np.zeros(0, dtype=int))], 0
     for case in cases:
         found = _match_image(case, iou_thresh)
         counted = found >= -1
-        scores.append(case.scores[counted])
-        objects.append(np.where(found >= 0, found + first, -1)[counted])
+        objects = np.where(found >= 0, found + first, -1)
+        of_images.append((case.scores[counted], objects[counted]))
         first += int((~case.ignore).sum())
-    scores, objects = np.concatenate([[], *scores]), np.concatenate([[], *objects]).astype(int)
+    scores, objects = (np.concatenate(parts) for parts in zip(*of_images, strict=True))
     order = np.argsort(-scores, kind="stable")
     return Matches(scores[order], objects[order] >= 0, objects[order], first, len(cases))
 
@@ -221,7 +221,7 @@ def jaccard_index(cases: Sequence[Case], iou_thresh: float = 0.5) -> np.ndarray:
         iou = box_overlaps(case.boxes, objects)
         iou[iou < iou_thresh] = 0
         of_box, of_object = (
-            (box_overlaps(x, regions, of_first=True) > iou_thresh).any(axis=1)
+            np.any(box_overlaps(x, regions, of_first=True) > iou_thresh, axis=1)
             for x in (case.boxes, objects)
         )
         for number, thresh in enumerate(JI_THRESHOLDS):

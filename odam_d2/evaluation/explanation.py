@@ -49,7 +49,7 @@ class ExplanationProtocol:
     mask_thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     faithfulness: FaithfulnessSettings = field(default_factory=FaithfulnessSettings)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         prefix = "TEST.ODAM.EXPLANATION."
         for name in ("score_thresh", "iou_thresh"):
             check_number(prefix + name.upper(), getattr(self, name), "in [0, 1]", 0, 1)
@@ -126,7 +126,8 @@ class ExplanationEvaluator(DatasetEvaluator):
             self._faithfulness = Faithfulness(model, self.protocol.faithfulness)
         self._evaluated: list[dict] = []
         asked = {"dataset": dataset_name, "protocol": asdict(self.protocol), **(settings or {})}
-        self._settings, self._asked = describe(asked), images
+        self._asked = images
+        self._settings = {key: describe(value) for key, value in asked.items()}
         asked |= {"masks": self._has_masks, "classes": self._num_classes}
         self._rows = RowFiles(
             output_dir,
@@ -147,7 +148,7 @@ class ExplanationEvaluator(DatasetEvaluator):
         """What :meth:`evaluate` took the means of, one for each detection and target."""
         return self._evaluated
 
-    def reset(self):
+    def reset(self) -> None:
         self._evaluated = []
         self._rows.open()
         if not self._has_masks:
@@ -157,13 +158,13 @@ class ExplanationEvaluator(DatasetEvaluator):
                 self._name,
             )
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
             if given["image_id"] in self._rows.by_image:
                 continue
             self._rows.add(given["image_id"], self._score(given, output["instances"]))
 
-    def evaluate(self):
+    def evaluate(self) -> dict:
         """
         Returns:
             ``{"explanation-TARGET": {metric: value}}``, shares in percent, ``compactness`` in half
@@ -194,7 +195,12 @@ class ExplanationEvaluator(DatasetEvaluator):
     def _score(self, given: dict, found: Instances) -> dict:
         """What the rows of one image are, and how many detections it had."""
         entry = self._images.get(given["image_id"])
-        self._check(given, found, entry)
+        if entry is None:
+            raise InputError(
+                f"image {given['image_id']!r} is not in the data set {self._name!r}; is that the "
+                "one that the detector was run on?"
+            )
+        self._check(found)
         objects = true_objects(entry)
         height, width = found.image_size
         maps = found.get("odam_maps")
@@ -205,9 +211,9 @@ class ExplanationEvaluator(DatasetEvaluator):
         boxes = object_boxes(objects)
         labels = torch.tensor([a["category_id"] for a in objects], dtype=torch.int64)
         pairs = match_to_objects(plain, Boxes(boxes), labels, self.protocol.iou_thresh)
-        image = {"detections": len(found), "rows": []}
+        rows: list[dict] = []
         if not pairs:
-            return image
+            return {"detections": len(found), "rows": rows}
         masks = object_masks(objects, height, width) if self._has_masks else None
         regions = Objects(boxes, box_regions(boxes, height, width), masks)
         pairs = [(int(chosen[detection]), number) for detection, number in pairs]
@@ -215,16 +221,16 @@ class ExplanationEvaluator(DatasetEvaluator):
             of_target = maps.select(target)
             for start in range(0, len(pairs), _RENDERED):
                 part = pairs[start : start + _RENDERED]
-                rows, numbers = (list(column) for column in zip(*part, strict=True))
-                heat = of_target[rows].dense(height, width)[:, 0]
+                detections, numbers = (list(column) for column in zip(*part, strict=True))
+                heat = of_target[detections].dense(height, width)[:, 0]
                 scores = score_maps(heat, numbers, regions, self.protocol.mask_thresholds)
-                image["rows"] += [
+                rows += [
                     {"image_id": given["image_id"], "object": number, "target": target,
-                     "score": float(found.scores[row]), **figures}
-                    for row, number, figures in zip(rows, numbers, scores, strict=True)
+                     "score": float(found.scores[detection]), **figures}
+                    for detection, number, figures in zip(detections, numbers, scores, strict=True)
                 ]  # fmt: skip
-        self._add_curves(image["rows"], given, found, pairs, boxes)
-        return image
+        self._add_curves(rows, given, found, pairs, boxes)
+        return {"detections": len(found), "rows": rows}
 
     def _add_curves(
         self,
@@ -258,12 +264,7 @@ class ExplanationEvaluator(DatasetEvaluator):
                         "deletion_curve": deletion.tolist(),
                         "insertion_curve": insertion.tolist()}  # fmt: skip
 
-    def _check(self, given: dict, found: Instances, entry: dict | None) -> None:
-        if entry is None:
-            raise InputError(
-                f"image {given['image_id']!r} is not in the data set {self._name!r}; is that the "
-                "one that the detector was run on?"
-            )
+    def _check(self, found: Instances) -> None:
         if not found.has("odam_maps"):
             raise InputError(
                 "the detections carry no heat maps: set MODEL.ODAM.TARGETS, and a "

@@ -40,7 +40,7 @@ class FaithfulnessSettings:
     batch_size: int = 8
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         prefix = "TEST.ODAM.EXPLANATION.FAITHFULNESS."
         check_one_of(prefix + "FILL", self.fill, FILLS)
         for name, least in (("per_image", -1), ("steps", 1), ("batch_size", 1), ("seed", -_MOST)):

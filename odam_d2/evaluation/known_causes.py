@@ -79,10 +79,10 @@ class KnownCauseEvaluator(DatasetEvaluator):
         """Ids of the images that are done."""
         return set(self._rows.by_image)
 
-    def reset(self):
+    def reset(self) -> None:
         self._rows.open()
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         for given, output in zip(inputs, outputs, strict=True):
             image = self._objects[given["image_id"]]
             if given["image_id"] in self.done:
@@ -98,7 +98,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
                 rows.append(_score(found[detection], annotation, box))
             self._rows.add(given["image_id"], rows)
 
-    def evaluate(self):
+    def evaluate(self) -> dict | None:
         """
         Returns:
             ``{"known_causes": {...}}`` in percent, with ``num_detections``; None on other than the
@@ -108,7 +108,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
         if by_image is None:
             return None
         rows = [row for of_image in by_image.values() for row in of_image]
-        result = {"num_detections": len(rows)}
+        result: dict[str, float] = {"num_detections": len(rows)}
         for key in dict.fromkeys(key for row in rows for key in row):
             result[key] = 100 * float(np.mean([row[key] for row in rows if key in row]))
         return OrderedDict(known_causes=result)
@@ -117,7 +117,7 @@ class KnownCauseEvaluator(DatasetEvaluator):
 def has_known_causes(dataset_name: str) -> bool:
     """Whether the objects of a registered data set have ``part_segmentations``."""
     entries = DatasetCatalog.get(dataset_name)
-    first = next((a for x in entries for a in x["annotations"]), {})
+    first: dict = next((a for x in entries for a in x["annotations"]), {})
     return "part_segmentations" in first
 
 
@@ -155,7 +155,7 @@ def peak_on_mask(heat: torch.Tensor, mask: torch.Tensor) -> float:
     return float(pointing_game(heat[None], mask[None]))
 
 
-def in_half_of_side(heat: torch.Tensor, box: tuple[float, ...], side: str) -> float:
+def in_half_of_side(heat: torch.Tensor, box: Sequence[float], side: str) -> float:
     """
     Whether a map's peak lies in one half of the plane, cut through the centre of a box: the half
     on the given side. Equal peaks and zero maps as in :func:`peak_on_mask`.

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from detectron2.utils import comm
@@ -59,7 +59,7 @@ class RowFiles:
         self._resumed: dict = {}
         if self.folder is not None and resume:
             if self._rank == 0:
-                self._resumed = self._read()
+                self._resumed = self._read(self.folder)
             if distributed:
                 self._resumed = comm.all_gather(self._resumed)[0]
         self.by_image = dict(self._resumed)
@@ -78,10 +78,10 @@ class RowFiles:
             return
         self.close()
         if self._rank == 0:
-            self._collect()
+            self._collect(self.folder)
         if self._distributed:
             comm.synchronize()  # before it writes, no process may take a row for one of the others
-        path = self._path(self._rank)
+        path = _rows_file(self.folder, self._rank)
         if self._rank > 0:
             self._write_whole(path, {})
         self._file = path.open("a", encoding="utf-8")
@@ -140,16 +140,13 @@ class RowFiles:
             )
         return {image_id: found[image_id] for image_id in asked if image_id in found}
 
-    def _path(self, rank: int) -> Path:
-        return self.folder / f"rows_{rank}.jsonl"
-
-    def _collect(self) -> None:
+    def _collect(self, folder: Path) -> None:
         """All that was resumed in one file, and then no other."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder)
-        self._write_whole(self._path(0), self._resumed)
-        for path in self.folder.glob("rows_*.jsonl"):
-            if path != self._path(0):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        self._write_whole(_rows_file(folder, 0), self._resumed)
+        for path in folder.glob("rows_*.jsonl"):
+            if path != _rows_file(folder, 0):
                 path.unlink()
 
     def _write_whole(self, path: Path, rows: Mapping) -> None:
@@ -163,10 +160,11 @@ class RowFiles:
             image_id = image_id.item()
         return _line([image_id, record, self._image_keys[image_id]])
 
-    def _read(self) -> dict:
+    def _read(self, folder: Path) -> dict:
         """The rows of all files that can be taken again."""
-        found, others = {}, 0
-        for path in sorted(self.folder.glob("rows_*.jsonl")):
+        found: dict = {}
+        others = 0
+        for path in sorted(folder.glob("rows_*.jsonl")):
             first, *lines = path.read_bytes().splitlines() or [b""]
             written = _content(first)
             if written is None:
@@ -187,15 +185,19 @@ class RowFiles:
                     found[image_id] = record
         if others:
             logger.info("%s: %d images, or their annotations, have changed and are evaluated "
-                        "again.", self.folder, others)  # fmt: skip
+                        "again.", folder, others)  # fmt: skip
         return found
+
+
+def _rows_file(folder: Path, rank: int) -> Path:
+    return folder / f"rows_{rank}.jsonl"
 
 
 def _line(value: object) -> str:
     return json.dumps({"content": value, "checksum": digest(value)}) + "\n"
 
 
-def _content(line: bytes) -> object:
+def _content(line: bytes) -> Any:
     """What :func:`_line` was given; None where it did not write this."""
     try:
         found = json.loads(line)

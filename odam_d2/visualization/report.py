@@ -92,7 +92,7 @@ def write_report(
     write_page(path, "index.html.j2", images=images, subtitle=subtitle, notes=notes)
 
 
-def write_page(path: str, template: str, **values) -> None:
+def write_page(path: str, template: str, **values: object) -> None:
     """
     Fill in one of the project's templates. The page appears at once or not at all: one of an
     earlier run stays until then.

@@ -44,6 +44,16 @@ def test_each_kind_by_hand():
     )
 
 
+def test_what_a_finding_lacks_is_no_index():
+    """``tensor[None]`` would be an answer, of another shape."""
+    missed, background = Finding("missed", None, 3, 0.2), Finding("background", 6, None, 0.0)
+    assert (missed.object_row, background.detection_row) == (3, 6)
+    with pytest.raises(ValueError, match="missed: there is no detection"):
+        _ = missed.detection_row
+    with pytest.raises(ValueError, match="background: there is no object"):
+        _ = background.object_row
+
+
 def test_localisation_is_before_classification():
     # A_LOW on an object of class 1 with 0.8, and 5 of 15 rows with one of class 0: 100/260.
     objects = [(A, 1), ([0, 3, 20, 13], 0)]

@@ -277,6 +277,7 @@ def test_the_published_case_from_its_files(capsys):
         (["[1]"], "line 1: a JSON object is needed, not list"),
         ([{"ID": "a", "dtboxes": []}], "line 1: no key 'height'"),
         ([{"ID": "a", "height": 0, "width": 9, "dtboxes": []}], "height and width must be pixels"),
+        ([{"ID": "a", "height": 9, "width": 9.5, "dtboxes": []}], "must be pixels, not 9 and 9.5"),
         ([{"ID": "a", "height": "9", "width": 9, "dtboxes": []}], "height must be a number"),
         ([{"ID": "a", "height": 9, "width": 9, "dtboxes": []}], "lacks 1 of the 2 images"),
     ],
