@@ -22,7 +22,7 @@ class UserError(Exception):
     """Something outside the program is wrong; the message is one sentence for the user."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an exception without line breaks."""
     return " ".join(str(error).split())
 

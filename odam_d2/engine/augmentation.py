@@ -25,8 +25,8 @@ def check_augmentation(cfg: CfgNode) -> None:
         return
     name = cfg.MODEL.META_ARCHITECTURE
     kind = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
-    two_stage = isinstance(kind, type) and issubclass(kind, GeneralizedRCNN)
-    if not two_stage or issubclass(kind, PanopticFPN):
+    kinds = kind.__mro__ if isinstance(kind, type) else ()
+    if GeneralizedRCNN not in kinds or PanopticFPN in kinds:
         raise UserError(
             f"{_FLAG}: Detectron2 has test-time augmentation for GeneralizedRCNN only, not for "
             f"{name}; set it to False"

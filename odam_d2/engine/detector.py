@@ -1,13 +1,15 @@
 """A detector to explain single pictures with, from either kind of config."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from omegaconf import DictConfig
 from torch import nn
 
 from odam_d2.errors import UserError
@@ -53,13 +55,13 @@ class Detector:
         load_weights(self.model, self.weights, self.weights_key)
 
 
-def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode | Mapping:
+def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode | DictConfig:
     """The config of a file: a LazyConfig where it is Python, with ``KEY=VALUE`` overrides."""
     lazy = config_file.endswith(".py")
     return setup_lazy(config_file, opts) if lazy else setup_cfg(config_file, opts)
 
 
-def build_detector(cfg: CfgNode | Mapping, score_threshold: float | None = None) -> Detector:
+def build_detector(cfg: CfgNode | DictConfig, score_threshold: float | None = None) -> Detector:
     """
     Build the detector of a config of either kind.
 
@@ -116,7 +118,7 @@ def _from_yaml(cfg: CfgNode, score_threshold: float | None) -> Detector:
     )
 
 
-def _from_lazy(cfg: Mapping, score_threshold: float | None) -> Detector:
+def _from_lazy(cfg: DictConfig, score_threshold: float | None) -> Detector:
     """Pictures are prepared as by the mapper of ``dataloader.test``, where there is one."""
     key = "dataloader.test.mapper"
     input_format = select(cfg, f"{key}.image_format") or select(cfg, "model.input_format", "BGR")
@@ -142,7 +144,7 @@ def _check_format(key: str, layout: str) -> None:
         raise UserError(f"{key} is {layout!r}; pictures are RGB or BGR")
 
 
-def _test_resize(cfg: Mapping, key: str) -> T.AugmentationList:
+def _test_resize(cfg: DictConfig, key: str) -> T.AugmentationList:
     node = select(cfg, key)
     if node is None:  # Detectron2's defaults in YAML
         return T.AugmentationList([T.ResizeShortestEdge(800, 1333)])
@@ -154,14 +156,16 @@ def _set_model_threshold(model: nn.Module, threshold: float) -> None:
     Make a built detector drop detections below a score, in place. Dense detectors and box
     predictors both have ``test_score_thresh``; of a cascade's predictors the last one's counts.
     """
-    owners = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
+    owners: list[Any] = [
+        module for module in model.modules() if hasattr(module, "test_score_thresh")
+    ]
     if not owners:
         raise UserError(f"{type(model).__name__} has no score threshold that could be set")
     for module in owners:
         module.test_score_thresh = threshold
 
 
-def _class_names(cfg: Mapping) -> Sequence[str] | None:
+def _class_names(cfg: DictConfig) -> Sequence[str] | None:
     for name in (*dataset_names(cfg, "test"), *dataset_names(cfg, "train")):
         names = MetadataCatalog.get(name).get("thing_classes")
         if names is not None:

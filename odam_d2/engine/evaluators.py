@@ -22,16 +22,22 @@ from odam_d2.evaluation import (
 __all__ = ["build_evaluator", "check_evaluators", "evaluated_use", "evaluates_maps"]
 
 
-def _coco(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+def _coco(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
     # Of a data set without a file, Detectron2 would keep one here, and take an old one for it.
     return COCOEvaluator(dataset_name, output_dir=output_dir, allow_cached_coco=False)
 
 
-def _crowd(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+def _crowd(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
     return CrowdEvaluator(dataset_name, output_dir=output_dir)
 
 
-def _explanation(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+def _explanation(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
     return ExplanationEvaluator(
         dataset_name,
         os.path.join(output_dir, "explanation"),
@@ -41,7 +47,9 @@ def _explanation(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Mod
     )
 
 
-def _known_causes(cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None):
+def _known_causes(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
     return KnownCauseEvaluator(dataset_name, os.path.join(output_dir, "known_causes"))
 
 

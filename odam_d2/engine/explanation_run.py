@@ -71,7 +71,8 @@ def evaluate_methods(
         for method in methods:
             model.odam = settings[method]
             images = [entry["image_id"] for entry in DatasetCatalog.get(name)[:num_images]]
-            evaluators = _evaluators(configs[method], name, output / name / method, model, images)
+            folder = output / name / method
+            evaluators = _evaluators(configs[method], name, folder, model, images)
             results[name][method] = _evaluate(cfg, name, method, model, evaluators, num_images)
             rows[method] = evaluators[0].rows
         if comm.is_main_process():
@@ -104,15 +105,16 @@ def _fingerprint(cfg: CfgNode, settings: ExplainSettings) -> dict:
 
 
 def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module, images: list) -> list:
-    fingerprint = _fingerprint(cfg, model.odam)
-    found = [
+    settings = ExplainSettings.from_config(cfg)
+    fingerprint = _fingerprint(cfg, settings)
+    found: list = [
         ExplanationEvaluator(
             name,
             str(folder),
             ExplanationProtocol.from_config(cfg),
             model=model,
             resume=True,
-            settings={"method": model.odam.method, "weights": cfg.MODEL.WEIGHTS},
+            settings={"method": settings.method, "weights": cfg.MODEL.WEIGHTS},
             fingerprint=fingerprint,
             images=images,
         )

@@ -55,7 +55,7 @@ class HeatMapImages(HookBase):
         self._boxes = torch.tensor(boxes[:_MAX_OBJECTS], dtype=torch.float32)
         self._classes = torch.tensor(classes[:_MAX_OBJECTS])
 
-    def after_step(self):
+    def after_step(self) -> None:
         last = self.trainer.iter + 1 == self.trainer.max_iter
         if ((self.trainer.iter + 1) % self.period == 0 or last) and comm.is_main_process():
             self.trainer.storage.put_image("odam/class_maps", self.draw().transpose(2, 0, 1))

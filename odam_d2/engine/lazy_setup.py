@@ -13,6 +13,7 @@ from detectron2 import model_zoo
 from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 
 from odam_d2.errors import UserError, one_line
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _DEFAULT_SETUP = {"seed": -1, "cudnn_benchmark": False}
 
 
-def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> Mapping:
+def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     """
     A LazyConfig with overrides, a complete ``train``, and a device that this machine has: where
     CUDA is missing and the overrides do not name ``train.device``, it becomes "cpu", without AMP.
@@ -57,7 +58,7 @@ def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> Mapping:
     return cfg
 
 
-def select(cfg: Mapping, key: str, default: Any = None) -> Any:
+def select(cfg: DictConfig, key: str, default: Any = None) -> Any:
     """
     The value at a dotted key of a config, its interpolations resolved; ``default`` where there is
     none.
@@ -75,7 +76,7 @@ def select(cfg: Mapping, key: str, default: Any = None) -> Any:
     return cfg
 
 
-def _load(config_file: str) -> Mapping:
+def _load(config_file: str) -> DictConfig:
     if not config_file:
         raise UserError("name the config by --config-file")
     if not PathManager.isfile(config_file):
@@ -90,13 +91,13 @@ def _load(config_file: str) -> Mapping:
         raise UserError(_complaint(config_file, error)) from error
     finally:
         builtins.__import__ = importer  # Detectron2 leaves its own in place after an error
-    if not isinstance(cfg, Mapping) or "model" not in cfg:
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
         hint = " (configs with MODEL are for the tools that take YAML)" if "MODEL" in cfg else ""
         raise UserError(f"{config_file} has no 'model', so it is not a LazyConfig{hint}")
     return cfg
 
 
-def _complaint(config_file: str, error: Exception) -> str:
+def _complaint(config_file: str, error: BaseException) -> str:
     """What happened in a config, and in which of its lines."""
     if isinstance(error, SyntaxError) and error.__cause__ is not None:
         error = error.__cause__  # Detectron2 wraps it, without its message
@@ -109,7 +110,7 @@ def _complaint(config_file: str, error: Exception) -> str:
     return f"{config_file}{where} is not a usable config: {type(error).__name__}: {one_line(error)}"
 
 
-def _override(cfg: Mapping, text: str) -> str:
+def _override(cfg: DictConfig, text: str) -> str:
     """Apply one ``KEY=VALUE`` in place and return the key."""
     key, equals, value = text.partition("=")
     if not equals:
@@ -123,7 +124,7 @@ def _override(cfg: Mapping, text: str) -> str:
     return key.lstrip("+")
 
 
-def _check_key(cfg: Mapping, key: str) -> None:
+def _check_key(cfg: DictConfig, key: str) -> None:
     """Raise a :class:`UserError` when ``key`` would add to the config what nothing reads."""
     path = [part for part in re.split(r"[.\[\]]", key) if part]
     node, above = cfg, ""
@@ -163,7 +164,7 @@ def _arguments(node: Any) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def _settle_amp(cfg: Mapping, explicit: bool) -> None:
+def _settle_amp(cfg: DictConfig, explicit: bool) -> None:
     """Mixed precision as Detectron2 trains with it needs CUDA."""
     if cfg.train.device.startswith("cuda") or not select(cfg, "train.amp.enabled", False):
         return

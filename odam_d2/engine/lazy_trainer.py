@@ -3,7 +3,8 @@
 import argparse
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import (
@@ -22,6 +23,7 @@ from detectron2.engine import (
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 from torch import nn
 
 from odam_d2.core.errors import InputError
@@ -58,7 +60,7 @@ _FOR_TRAINING = ("dataloader.train", "optimizer", "lr_multiplier")
 _FOR_EVALUATION = ("dataloader.test", "dataloader.evaluator")
 
 
-def check_lazy_run(cfg: Mapping, args: argparse.Namespace) -> None:
+def check_lazy_run(cfg: DictConfig, args: argparse.Namespace) -> None:
     """
     Check a training or evaluation before anything is built or written.
 
@@ -80,7 +82,7 @@ def check_lazy_run(cfg: Mapping, args: argparse.Namespace) -> None:
     check_weights_exist(_starting_weights(cfg, args.resume))
 
 
-def _use(cfg: Mapping, split: str) -> DatasetUse | None:
+def _use(cfg: DictConfig, split: str) -> DatasetUse | None:
     """What a run does with the data sets of a split; None where a mapper of its own reads them."""
     if not maps_as_detectron(cfg, split):
         return None
@@ -92,13 +94,13 @@ def _use(cfg: Mapping, split: str) -> DatasetUse | None:
     return DatasetUse(image_ids=coco, coco=coco)
 
 
-def dataset_names(cfg: Mapping, split: str) -> tuple[str, ...]:
+def dataset_names(cfg: DictConfig, split: str) -> tuple[str, ...]:
     """Names of the data sets of a dataloader, "train" or "test"; none where it is of its own."""
     names = select(cfg, f"dataloader.{split}.dataset.names", ())
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def build_lazy(node: Mapping, part: str):
+def build_lazy(node: DictConfig, part: str) -> Any:
     """
     Instantiate a part of a config.
 
@@ -109,12 +111,12 @@ def build_lazy(node: Mapping, part: str):
         return instantiate(node)
 
 
-def build_lazy_model(cfg: Mapping) -> nn.Module:
+def build_lazy_model(cfg: DictConfig) -> nn.Module:
     """The model of a config on ``train.device``, with random weights, in training mode."""
     return build_lazy(cfg.model, "model").to(cfg.train.device)
 
 
-def evaluate_checkpoint(cfg: Mapping, resume: bool) -> dict:
+def evaluate_checkpoint(cfg: DictConfig, resume: bool) -> dict:
     """
     Evaluate ``train.init_checkpoint``, or when resuming the last checkpoint in
     ``train.output_dir``.
@@ -127,7 +129,7 @@ def evaluate_checkpoint(cfg: Mapping, resume: bool) -> dict:
     return _evaluate(cfg, model)
 
 
-def train_lazy(cfg: Mapping, resume: bool) -> None:
+def train_lazy(cfg: DictConfig, resume: bool) -> None:
     """
     Train from ``train.init_checkpoint``, or when resuming go on from the last checkpoint of
     ``train.output_dir``. On Ctrl-C, what was trained so far is saved first.
@@ -154,7 +156,7 @@ def train_lazy(cfg: Mapping, resume: bool) -> None:
         trainer.train(start, cfg.train.max_iter)
 
 
-def _hooks(cfg: Mapping, model: nn.Module, checkpointer: SafeCheckpointer) -> list:
+def _hooks(cfg: DictConfig, model: nn.Module, checkpointer: SafeCheckpointer) -> list:
     """Those of Detectron2's own tool, in its order: writers last, to see what the others say."""
     schedule = build_lazy(cfg.lr_multiplier, "lr_multiplier")
     result = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=schedule)]
@@ -169,7 +171,7 @@ def _hooks(cfg: Mapping, model: nn.Module, checkpointer: SafeCheckpointer) -> li
 
 
 def _resume_or_load(
-    cfg: Mapping, trainer: TrainerBase, checkpointer: SafeCheckpointer, resume: bool
+    cfg: DictConfig, trainer: TrainerBase, checkpointer: SafeCheckpointer, resume: bool
 ) -> int:
     """Load what the training starts from; the number of its first iteration."""
     weights = _starting_weights(cfg, resume)
@@ -180,7 +182,7 @@ def _resume_or_load(
     return trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
 
 
-def _evaluate(cfg: Mapping, model: nn.Module) -> dict:
+def _evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     loader = _build_loader(cfg, "test")
     evaluator = build_lazy(cfg.dataloader.evaluator, "dataloader.evaluator")
     results = inference_on_dataset(model, loader, evaluator)
@@ -189,18 +191,18 @@ def _evaluate(cfg: Mapping, model: nn.Module) -> dict:
     return results
 
 
-def maps_as_detectron(cfg: Mapping, split: str) -> bool:
+def maps_as_detectron(cfg: DictConfig, split: str) -> bool:
     """Whether a dataloader, "train" or "test", makes its inputs by Detectron2's own mapper."""
     return _target(cfg, f"dataloader.{split}.mapper") is DatasetMapper
 
 
-def _target(cfg: Mapping, key: str) -> object:
+def _target(cfg: DictConfig, key: str) -> object:
     """What a node calls."""
     target = select(cfg, f"{key}._target_")
     return locate(target) if isinstance(target, str) else target
 
 
-def _build_loader(cfg: Mapping, split: str):
+def _build_loader(cfg: DictConfig, split: str) -> Any:
     """The dataloader of a split; Detectron2's mapper in it reads pictures as every tool does."""
     key = f"dataloader.{split}"
     if maps_as_detectron(cfg, split):
@@ -216,7 +218,7 @@ def _build_loader(cfg: Mapping, split: str):
     return build_lazy(cfg.dataloader[split], key)
 
 
-def _follows_seed(cfg: Mapping) -> bool:
+def _follows_seed(cfg: DictConfig) -> bool:
     """Whether the training's images are read as Detectron2 reads a list of entries."""
     parts = {"dataloader.train": build_detection_train_loader,
              "dataloader.train.dataset": get_detection_dataset_dicts,
@@ -224,11 +226,11 @@ def _follows_seed(cfg: Mapping) -> bool:
     return all(_target(cfg, key) is part for key, part in parts.items())
 
 
-def _starting_weights(cfg: Mapping, resume: bool) -> str:
+def _starting_weights(cfg: DictConfig, resume: bool) -> str:
     return starting_weights(cfg.train.init_checkpoint, cfg.train.output_dir, resume)
 
 
-def _without_maps(model: nn.Module) -> nn.Module:
+def _without_maps(model: Any) -> nn.Module:
     """Turn explaining off in a model of ours: losses and evaluators only need boxes."""
     if getattr(model, "odam", None) is not None:
         model.odam = None

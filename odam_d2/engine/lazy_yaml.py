@@ -9,12 +9,12 @@ such bounds, and is the user's own program.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import yaml
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import locate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from odam_d2.errors import UserError
 
@@ -67,7 +67,7 @@ _Loader.add_constructor(
 )
 
 
-def load_lazy_yaml(path: str) -> Mapping:
+def load_lazy_yaml(path: str) -> DictConfig:
     """
     The config, as ``LazyConfig.load`` makes it.
 

@@ -63,7 +63,7 @@ def evaluate_literals(expression: str) -> object:
 class _Evaluation:
     """One expression, and the steps that are left for it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.steps = _MOST_STEPS
 
     def value(self, node: ast.expr, names: dict[str, object]) -> object:
@@ -77,7 +77,7 @@ class _Evaluation:
             values = [self.value(part, names) for part in node.elts]
             return values if isinstance(node, ast.List) else tuple(values)
         if isinstance(node, ast.Dict) and None not in node.keys:
-            pairs = zip(node.keys, node.values, strict=True)
+            pairs = zip(filter(None, node.keys), node.values, strict=True)
             return {self.value(key, names): self.value(value, names) for key, value in pairs}
         if isinstance(node, ast.ListComp):
             return [self.value(node.elt, inner) for inner in self._loops(node.generators, names)]
@@ -107,7 +107,7 @@ class _Evaluation:
         elif len(integers) == 2:
             bits = [part.bit_length() for part in integers]
             if isinstance(op, ast.Pow):
-                bits = [bits[0] * min(abs(right), _MOST_BITS)]
+                bits = [bits[0] * min(abs(integers[1]), _MOST_BITS)]
             if sum(bits) > _MOST_BITS:
                 raise ValueError("a number is too large")
         return _BINARY[type(op)](left, right)

@@ -13,7 +13,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ def _refusal(name: str) -> pickle.UnpicklingError:
     )
 
 
-def load_arrays(file: BinaryIO) -> object:
+def load_arrays(file: BinaryIO) -> Any:
     """
     What a pickle holds; text of Python 2 is read as Latin-1, as Detectron2 does.
 
@@ -96,7 +96,7 @@ def load_arrays(file: BinaryIO) -> object:
         return _Unpickler(file, encoding="latin1").load()
 
 
-def load_tensors(file: str | BinaryIO) -> object:
+def load_tensors(file: str | BinaryIO) -> Any:
     """
     What ``torch.save`` wrote, on the CPU. ``weights_only`` has another default in each version of
     PyTorch.

@@ -110,7 +110,7 @@ def _within_bounds(content: dict) -> bool:
     """Aliases are counted as often as they occur."""
     count, level = 0, [content]
     for _ in range(_DEEPEST):
-        below = []
+        below: list = []
         for value in level:
             count += 1
             if isinstance(value, dict):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -77,16 +77,18 @@ class SeededStream(IterableDataset):
             for _ in range(self.first_batch * self._batch_size):
                 next(draws)
         else:
-            yield from self._skip_grouped(draws)
+            yield from self._skip_grouped(draws, self._wide)
         yield from draws
 
-    def _skip_grouped(self, draws: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _skip_grouped(
+        self, draws: Iterator[tuple[int, int]], wide: Sequence[bool]
+    ) -> list[tuple[int, int]]:
         """Go past the batches that were made; returns the draws that wait for their batch."""
         waiting: tuple[list, list] = ([], [])
         batches = 0
         while batches < self.first_batch:
             position, index = next(draws)
-            group = waiting[self._wide[index]]
+            group = waiting[wide[index]]
             group.append((position, index))
             if len(group) == self._batch_size:
                 group.clear()
@@ -94,7 +96,7 @@ class SeededStream(IterableDataset):
         return sorted(waiting[0] + waiting[1])
 
 
-def seeded_loader(arguments: dict, seed: int) -> object:
+def seeded_loader(arguments: dict, seed: int) -> Iterable[list[dict]]:
     """
     A training loader whose images follow from the seed and the number of the iteration, if the
     training has the hooks of :func:`seeded_iterations`.

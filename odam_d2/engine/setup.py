@@ -37,7 +37,7 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_odam_config(cfg)
-    in_file = {}
+    in_file: dict = {}
     if config_file:
         in_file, cfg = _merge_file(cfg, config_file)
     _merge_opts(cfg, list(opts))

@@ -1,6 +1,7 @@
 """Detectron2's default trainer with evaluators, and nothing lost on Ctrl-C."""
 
 import weakref
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -48,7 +49,7 @@ class Trainer(DefaultTrainer):
             return super().build_model(cfg)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """
         As in Detectron2, with pictures as every tool reads them, a :class:`UserError` where there
         is nothing to train on, and with a ``SEED`` images that follow from it, see
@@ -69,7 +70,7 @@ class Trainer(DefaultTrainer):
             raise UserError(f"no image of {names} has an object to train on") from error
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """As in Detectron2, with pictures as every tool reads them."""
         if cfg.MODEL.LOAD_PROPOSALS:
             check_proposals(cfg.DATASETS.PROPOSAL_FILES_TEST)
@@ -149,7 +150,7 @@ class Trainer(DefaultTrainer):
             super().resume_or_load(resume)
         check_finite(self.checkpointer.model, weights)
 
-    def train(self):
+    def train(self) -> dict | None:
         """
         Train from ``start_iter`` to ``max_iter``. On Ctrl-C, what was trained so far is saved
         first, so that ``--resume`` continues after the last finished iteration.

@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -100,14 +101,14 @@ def check_finite(model: nn.Module, weights: str) -> None:
 class _RecordingCheckpointer(SafeCheckpointer):
     """Keeps what did not fit, which Detectron2's only logs."""
 
-    incompatible = None
+    incompatible: Any = None
 
-    def _load_model(self, checkpoint):
+    def _load_model(self, checkpoint: dict) -> Any:
         self.incompatible = super()._load_model(checkpoint)
         return self.incompatible
 
 
-def _refuse_misfit(weights: str, incompatible) -> None:
+def _refuse_misfit(weights: str, incompatible: Any) -> None:
     if incompatible.incorrect_shapes:
         key, in_file, in_model = incompatible.incorrect_shapes[0]
         count = len(incompatible.incorrect_shapes)

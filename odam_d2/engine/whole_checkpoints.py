@@ -7,10 +7,13 @@ import logging
 import os
 import re
 import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.logger import log_first_n
+from iopath.common.file_io import PathManager
 
 from odam_d2.errors import UserError
 from odam_d2.files import remove_leftovers, whole_file
@@ -28,9 +31,9 @@ class WholeCheckpointer(DetectionCheckpointer):
     one that ``last_checkpoint`` names, or where that is damaged the newest other one.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.path_manager = _WholeFiles(self.path_manager)
+        self.path_manager: Any = _WholeFiles(self.path_manager)
         if self.save_dir and "://" not in self.save_dir:
             # Of a training that was killed: one that has nothing left to save would not see to it.
             remove_leftovers(self.save_dir)
@@ -62,13 +65,13 @@ class WholeCheckpointer(DetectionCheckpointer):
 class _WholeFiles:
     """A path manager that writes local files whole; all else is the given one's."""
 
-    def __init__(self, paths):
+    def __init__(self, paths: PathManager):
         self._paths = paths
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._paths, name)
 
-    def open(self, path: str, mode: str = "r", **kwargs):
+    def open(self, path: str, mode: str = "r", **kwargs: Any) -> AbstractContextManager[IO]:
         if "w" in mode and "://" not in path:
             return whole_file(path, mode, **kwargs)
         return self._paths.open(path, mode, **kwargs)
