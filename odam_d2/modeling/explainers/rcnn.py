@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.pooled_gradients import pooled_gradients
 from odam_d2.core.probabilities import Probability, sigmoid, softmax
 from odam_d2.core.probabilities import mean as mean_probability
 from odam_d2.core.roi_align import pooled_heat_maps
@@ -269,13 +270,14 @@ class RCNNExplainer(HeadExplainer):
                 features.requires_grad_()
             # Copies, since a head may begin with something in place.
             evaluation = self._predict([features.clone() for features in pooled], reading)
-            gradients = evaluation.gradients(pooled)
-        windows = [
-            self.stage_windows(reading, stage, list(of_stage))
-            for stage, of_stage in enumerate(zip(*gradients, strict=True))
+            gradients = pooled_gradients(evaluation.columns, pooled)
+        windows = []
+        for stage, of_stage in enumerate(gradients):
             # Sides of a cascade's boxes owe nothing to any stage but the last.
-            if any(gradient is not None for gradient in of_stage)
-        ]
+            if of_stage is not None:
+                used, gradient = of_stage
+                values, origins = self.stage_windows(reading, stage, gradient)
+                windows.append((_among(values, used, len(self.parts)), origins))
         values, origins = add_windows(windows)
         return values.relu_(), origins, evaluation.detach()
 
@@ -296,19 +298,17 @@ class RCNNExplainer(HeadExplainer):
             yield index, reading.features[level][image], boxes[index], level, target
 
     def stage_windows(
-        self, reading: Reading, stage: int, gradients: list[Tensor | None]
+        self, reading: Reading, stage: int, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
         Carry gradients of one stage's pooled features to the maps that they came from.
 
         Args:
-            gradients: of each target (n, C, R, S), None where it does not depend on this stage.
+            gradient: of each target, (n, T, C, R, S).
 
         Returns:
             Signed values (n, T, h, w) and origins (n, 2), on the finest of each instance's levels.
         """
-        used = [number for number, gradient in enumerate(gradients) if gradient is not None]
-        gradient = torch.stack([gradients[number] for number in used], dim=1)
         parts = []
         for index, feature, boxes, level, finest in self._groups(reading, stage):
             values, origins = pooled_heat_maps(
@@ -321,9 +321,13 @@ class RCNNExplainer(HeadExplainer):
             )
             ratio = round(self.strides[level] / self.strides[finest])
             parts.append((index, *refine_windows(values, origins, ratio)))
-        values, origins = join_windows(parts, len(reading))
-        if len(used) == len(gradients):
-            return values, origins
-        total = values.new_zeros((len(values), len(gradients), *values.shape[-2:]))
-        total[:, used] = values
-        return total, origins
+        return join_windows(parts, len(reading))
+
+
+def _among(values: Tensor, used: list[int], count: int) -> Tensor:
+    """Windows (n, T, h, w) of all of so many targets, zero but for those that are given."""
+    if len(used) == count:
+        return values
+    total = values.new_zeros((len(values), count, *values.shape[-2:]))
+    total[:, used] = values
+    return total

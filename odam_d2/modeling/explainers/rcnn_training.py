@@ -158,7 +158,7 @@ def _stage_positives(
         regions = Regions(torch.cat([b.tensor for b in boxes])[:, None])
         reading = explainer.read_regions(images, features, regions, classes)
         gradient = _logit_gradients(explainer, stage, boxes, reading, training)
-        values, origins = explainer.stage_windows(reading, 0, [gradient])
+        values, origins = explainer.stage_windows(reading, 0, gradient[:, None])
         return explainer.positives(reading, (values.relu(), origins), labels, training.grid_stride)
 
 
