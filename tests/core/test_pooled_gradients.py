@@ -137,8 +137,7 @@ def leaves(count=1, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     shape = (N, C, R, S)
     return [
-        torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
-        for _ in range(count)
+        torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for _ in range(count)
     ]
 
 

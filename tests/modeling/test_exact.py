@@ -19,7 +19,7 @@ from oracle import (
 )
 
 from odam_d2 import explain, explain_boxes
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explainers import build_explainer, rcnn
 from odam_d2.modeling.explainers.anchors import nearest_anchors
 from odam_d2.modeling.explainers.reading import Evaluation
 from odam_d2.modeling.settings import ExplainSettings
@@ -158,24 +158,30 @@ def test_autograd_is_an_equal_way():
 
 
 @pytest.mark.parametrize(
-    ("name", "read"),
+    ("name", "owner", "function", "read"),
     [
-        (CASES[4][0], [(True, False), (False, True)]),  # outputs of the towers of classes and boxes
-        (CASCADE, [(True, True, True), (False, False, True)]),  # of three stages
+        # Outputs of the towers of classes and boxes, for each target.
+        (CASES[4][0], Evaluation, "gradients", [[0], [1]]),
+        # Targets, for each of three stages.
+        (CASCADE, rcnn, "pooled_gradients", [[0], [0], [0, 1]]),
     ],
 )
-def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, read):
+def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, owner, function, read):
     """The class reads one tower, a side the other one or the last stage: the rest is None."""
-    found, gradients = [], Evaluation.gradients
+    found, original = [], getattr(owner, function)
 
-    def record(self, inputs):
-        found.append(gradients(self, inputs))
+    def record(*args):
+        found.append(original(*args))
         return found[-1]
 
-    monkeypatch.setattr(Evaluation, "gradients", record)
+    monkeypatch.setattr(owner, function, record)
     model = zoo_model(name, opts=SLIM)
     explain(model, two_images()[:1], ("class", "left"))
-    assert [tuple(x is not None for x in of_target) for of_target in found[0]] == read
+    if owner is rcnn:
+        assert [used for used, _ in found[0]] == read
+    else:
+        numbers = [[n for n, x in enumerate(of) if x is not None] for of in found[0]]
+        assert numbers == read
 
 
 def test_detections_of_a_batch():

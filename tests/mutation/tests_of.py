@@ -32,6 +32,10 @@ TESTS = {
         "tests/core/test_perturbation.py",
         "tests/evaluation/test_explanation_evaluator.py",
     ],
+    "odam_d2/core/pooled_gradients.py": [
+        "tests/core/test_pooled_gradients.py",
+        "tests/modeling/test_exact.py",
+    ],
     "odam_d2/core/probabilities.py": [
         "tests/core/test_probabilities.py",
         "tests/modeling/test_confident.py",
