@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,26 +47,30 @@ def pooled_gradients(
         where none does.
     """
     consumers = _consumers(outputs)
-    ends = [_FirstLayer.find(leaf, consumers) or _Leaf(leaf) for leaf in pooled]
-    edges = [end.edge for end in ends]
+    layers = [_FirstLayer.find(leaf, consumers) for leaf in pooled]
+    ends: list[Any] = [
+        leaf if layer is None else layer.edge for leaf, layer in zip(pooled, layers, strict=True)
+    ]
     gradients = [
-        torch.autograd.grad(output.sum(), edges, retain_graph=True, allow_unused=True)
+        torch.autograd.grad(output.sum(), ends, retain_graph=True, allow_unused=True)
         for output in outputs
     ]
-    stages = []
-    for leaf, end, of_stage in zip(pooled, ends, zip(*gradients, strict=True), strict=True):
+    stages: list[tuple[list[int], Tensor] | None] = []
+    for leaf, layer, of_stage in zip(pooled, layers, zip(*gradients, strict=True), strict=True):
         used = [number for number, gradient in enumerate(of_stage) if gradient is not None]
         if not used:
             stages.append(None)
             continue
         stacked = torch.stack([of_stage[number] for number in used], dim=1)
-        stages.append((used, end.carry(stacked).view(len(leaf), len(used), *leaf.shape[1:])))
+        carried = stacked if layer is None else layer.carry(stacked)
+        stages.append((used, carried.view(len(leaf), len(used), *leaf.shape[1:])))
     return stages
 
 
-def _consumers(outputs: Iterable[Tensor]) -> dict:
+def _consumers(outputs: Iterable[Tensor]) -> dict[Any, list[tuple[Any, int]]]:
     """For each node of autograd's graph, those that it feeds, and as which of their inputs."""
-    consumers, seen = defaultdict(list), set()
+    consumers: dict[Any, list[tuple[Any, int]]] = defaultdict(list)
+    seen = set()
     waiting = [output.grad_fn for output in outputs]
     while waiting:
         node = waiting.pop()
@@ -79,16 +84,6 @@ def _consumers(outputs: Iterable[Tensor]) -> dict:
 
 
 @dataclass(frozen=True)
-class _Leaf:
-    """Gradients are those of the leaf itself."""
-
-    edge: Tensor
-
-    def carry(self, gradients: Tensor) -> Tensor:
-        return gradients
-
-
-@dataclass(frozen=True)
 class _FirstLayer:
     """
     The only layer that reads a pooled feature, as rows of C R S numbers, and is linear.
@@ -98,11 +93,11 @@ class _FirstLayer:
         weight: (F, C R S).
     """
 
-    edge: object
+    edge: Any
     weight: Tensor
 
     @classmethod
-    def find(cls, leaf: Tensor, consumers: dict) -> _FirstLayer | None:
+    def find(cls, leaf: Tensor, consumers: dict[Any, list]) -> _FirstLayer | None:
         """None where something else reads the leaf, or reads it as well."""
         if _GradientEdge is None:
             return None
