@@ -26,7 +26,8 @@ class FileEvents:
         folder: absolute.
         kill_at: the event, from 1 on, at which the process is killed before it happens; a write
             happens by half. None only counts.
-        kill_in: part of a file's name; the process is killed when half of that file is written.
+        kill_in: part of a file's name; the process is killed when half of that file is written,
+            or before what was written takes that name.
 
     Attributes:
         count: events so far, also when read in the process that forked this one.
@@ -44,8 +45,8 @@ class FileEvents:
 
     def event(self, half: Callable[[], object] | None = None, path: object = "") -> None:
         self._shared[:8] = struct.pack("q", self.count + 1)
-        in_half = self.kill_in is not None and half is not None and self.kill_in in str(path)
-        if self.count == self.kill_at or in_half:
+        named = self.kill_in is not None and self.kill_in in os.path.basename(str(path))
+        if self.count == self.kill_at or named:
             if half is not None:
                 half()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +75,7 @@ class FileEvents:
         if name in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
             relative = not os.path.isabs(os.fsdecode(args[0])) and args[-1] != -1
             if relative or self._mine(args[0]):
-                self.event()
+                self.event(path=os.fsdecode(args[1]) if name == "os.rename" else "")
 
     def _opened(self, file, mode="r", *args, **kwargs):
         writes = isinstance(mode, str) and set(mode) & set("wax+")

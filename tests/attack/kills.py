@@ -12,7 +12,8 @@ from .tools import differences, whole
 
 __all__ = ["cases", "prepare"]
 
-_POINTS = 14
+_POINTS = {"crowd": 10}
+"""At which a tool is killed, where it is not 14 times: the experiment takes long."""
 
 
 def prepare() -> None:
@@ -23,8 +24,8 @@ def prepare() -> None:
 def _kill(name: str, place: float | str, overwriting: bool, folder: Path) -> str:
     """
     Args:
-        place: among the events of the reference, from 0 to 1, or part of the name of a file of
-            which only half gets written.
+        place: among the events of the reference, from 0 to 1, or part of the name of a file that
+            gets written by half, or is not given its name.
     """
     run = again(name, folder, finished=overwriting)
     if isinstance(place, str):
@@ -32,6 +33,7 @@ def _kill(name: str, place: float | str, overwriting: bool, folder: Path) -> str
     else:
         events = FileEvents(folder / "out", 1 + int(place * run.events))
     killed = run(folder, before=events.watch)
+    expect(killed.status == -9 or not isinstance(place, str), f"{place} was not written")
     if killed.status != -9:  # it had fewer events than the reference, and ended
         expect(killed.status == 0, f"status {killed.status}: {killed.err[-300:]}")
     if (folder / "out").is_dir() and name != "train":  # Detectron2 writes where ours do not
@@ -46,16 +48,23 @@ def _kill(name: str, place: float | str, overwriting: bool, folder: Path) -> str
     return RIGHT
 
 
+def _seconds(name: str) -> int:
+    """Of computing, at most."""
+    return 200 if name == "crowd" else 60
+
+
 def cases(rng: Random) -> Iterator[Case]:
     for name in RUNS:
-        for point in range(_POINTS):
-            place = (point + rng.random()) / _POINTS
+        points = _POINTS.get(name, 14)
+        for point in range(points):
+            place = (point + rng.random()) / points
             overwriting = name == "demo" and point % 2 == 1
             yield Case(
                 f"{name}-{point}" + "-overwriting" * overwriting,
                 partial(_kill, name, place, overwriting),
                 fault="3.4 a demo killed while overwriting" if overwriting
                 else f"3 killed and run again: {name}",
+                seconds=_seconds(name),
             )  # fmt: skip
     for name, file, fault in (
         ("train", "model_final", "3.1 model_final.pth cut off by a kill"),
@@ -64,5 +73,8 @@ def cases(rng: Random) -> Iterator[Case]:
         ("evaluate", "methods.json", ""), ("evaluate", "results.json", ""),
         ("analyse", "errors.json", ""),
         ("demo", "maps.npz", ""), ("demo", "index.html", ""),
+        ("crowd", "model_final", ""), ("crowd", "candidates_train", ""), ("crowd", "figures", ""),
+        ("crowd", "training.json", ""),
     ):  # fmt: skip
-        yield Case(f"{name}-in-{file}", partial(_kill, name, file, False), fault)
+        yield Case(f"{name}-in-{file}", partial(_kill, name, file, False), fault,
+                   seconds=_seconds(name))  # fmt: skip

@@ -1,6 +1,7 @@
 """Small runs of the tools: what kills, full disks and odd states are tried on."""
 
 import atexit
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -9,12 +10,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments.crowds import plan
+
 from .case import Wrong
 from .killed import FileEvents
 from .material import NAMES, SMALL, coco, config_file, crop, register
 from .tools import Ran, tool
 
-__all__ = ["RUNS", "SMALL_EVALUATION", "Run", "again", "prepared", "reference"]
+__all__ = [
+    "CROWD", "RUNS", "SMALL_EVALUATION", "Run", "again", "crowd_data", "prepared", "reference",
+]  # fmt: skip
 
 _DATA = ["DATASETS.TEST", f"('{NAMES[0]}',)", "DATASETS.TRAIN", f"('{NAMES[0]}',)"]
 SMALL_EVALUATION = [*SMALL, *_DATA]
@@ -26,6 +31,17 @@ _TRAIN = [
     "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.STEPS", "()",
     "SOLVER.BASE_LR", "0.001", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "10000", "MODEL.DEVICE", "cpu",
+]  # fmt: skip
+CROWD = [
+    "--datasets", "crowdshapes", "--detectors", "faster_rcnn", "--seeds", "1", "--overlap", "0.3",
+]  # fmt: skip
+"""The experiment on crowds with one seed, on what :func:`crowd_data` registers."""
+# Two pictures in an order of the seed, mirrored or not by it, and a sample of the anchors.
+_TRAIN_CROWD = [
+    "DATASETS.TRAIN", "('attack_crowd',)", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2",
+    "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.BASE_LR", "1e-4",
+    "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "200",
+    "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu",
 ]  # fmt: skip
 
 
@@ -39,6 +55,8 @@ class Run:
         arguments: of the command line.
         resume: what is added when it is run again.
         exact: whether results are the same to the last bit each time.
+        data: gets the annotations file and registers what the tool uses.
+        pictures: of the data set.
         folder: where its reference results are, once they were made.
         events: on files, of the reference.
     """
@@ -47,6 +65,8 @@ class Run:
     arguments: list[str]
     resume: list[str] = field(default_factory=list)
     exact: bool = True
+    data: Callable[[Path], object] = register
+    pictures: int = 1
     folder: Path | None = None
     events: int = 0
 
@@ -64,12 +84,20 @@ class Run:
         """
 
         def first():
-            register(cwd / "data" / "annotations.json")
+            self.data(cwd / "data" / "annotations.json")
             if before is not None:
                 before()
 
         added = self.resume if again else []
         return tool(self.tool, *added, *self.arguments, *opts, before=first, cwd=cwd)
+
+
+def crowd_data(annotations: Path) -> None:
+    """Let the experiment on crowds train and evaluate on a small data set."""
+    register(annotations, "attack_crowd")
+    plan.DATASETS["crowdshapes"] = dataclasses.replace(
+        plan.DATASETS["crowdshapes"], train="attack_crowd", val="attack_crowd"
+    )
 
 
 RUNS = {
@@ -89,6 +117,12 @@ RUNS = {
          "--targets", "class", "--max-detections", "2",
          "--opts", "INPUT.MIN_SIZE_TEST", "144", "MODEL.DEVICE", "cpu"],
     ),
+    "crowd": Run(
+        "crowd_experiment",
+        ["--output", "out", *CROWD, "--tuning-images", "1", *_TRAIN_CROWD],
+        data=crowd_data,
+        pictures=2,
+    ),
 }  # fmt: skip
 
 
@@ -106,7 +140,7 @@ def reference(name: str) -> Run:
     if run.folder is None:
         folder = Path(tempfile.mkdtemp(prefix="attack_reference_"))
         atexit.register(_remove, folder, os_pid())
-        prepared(folder)
+        prepared(folder, run.pictures)
         events = FileEvents(folder / "out")
         ran = run(folder, before=events.watch)
         if ran.status:

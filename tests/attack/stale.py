@@ -13,7 +13,7 @@ from PIL import Image
 
 from .case import RIGHT, Case, expect
 from .material import pixels
-from .runs import again, prepared, reference
+from .runs import CROWD, again, crowd_data, prepared, reference
 from .tools import Ran, differences, refusal, tool, whole
 
 __all__ = ["cases", "crowd_run", "prepare"]
@@ -160,8 +160,8 @@ def _crowd(first: list, second: list, folder: Path) -> str:
     """The experiment on crowds, on two pictures."""
     for place, options in (("used", first), ("used", second), ("fresh", second)):
         crowd_run(folder, place, options)
-    figures = [next((folder / x).rglob("figures.json")).read_text() for x in ("used", "fresh")]
-    expect(figures[0] == figures[1], "other figures than in a fresh folder")
+    found = differences(folder / "used", folder / "fresh")
+    expect(not found, f"other results than in a fresh folder: {', '.join(found[:4])}")
     return RIGHT
 
 
@@ -169,30 +169,16 @@ def crowd_run(folder: Path, place: str, options: list = (), check: bool = True) 
     """The experiment on crowds, on two pictures, with results in a folder ``place``."""
     if not (folder / "data").exists():
         prepared(folder, 2)
-    base = ["--datasets", "crowdshapes", "--detectors", "faster_rcnn", "--seeds", "1",
-            "--overlap", "0.3"]  # fmt: skip
     tiny = ["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", "INPUT.MIN_SIZE_TEST", "200",
             "INPUT.MIN_SIZE_TRAIN", "(96,)", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.BASE_LR", "1e-9",
             "DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu"]  # fmt: skip
     flags = options[:2] if options and options[0].startswith("--") else []
     opts = options[len(flags) :]
-    ran = tool("crowd_experiment", "--output", place, *base, *flags, *tiny, *opts,
-               before=partial(_small_experiment, folder), cwd=folder)  # fmt: skip
+    data = partial(crowd_data, folder / "data" / "annotations.json")
+    ran = tool("crowd_experiment", "--output", place, *CROWD, *flags, *tiny, *opts,
+               before=data, cwd=folder)  # fmt: skip
     expect(not check or ran.status == 0, f"failed: {ran.err[-400:]}")
     return ran
-
-
-def _small_experiment(folder: Path) -> None:
-    import dataclasses
-
-    from experiments.crowds import plan
-
-    from .material import register
-
-    register(folder / "data" / "annotations.json", "attack_crowd")
-    plan.DATASETS["crowdshapes"] = dataclasses.replace(
-        plan.DATASETS["crowdshapes"], train="attack_crowd", val="attack_crowd"
-    )
 
 
 def cases(rng: Random) -> Iterator[Case]:

@@ -1,6 +1,5 @@
 """Files that tools left for themselves, cut off or of another shape: made again, or named."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -125,8 +124,8 @@ def _crowd_state(file: str, change: Callable, folder: Path) -> str:
     ran = crowd_run(folder, "used", check=False)
     if ran.status:
         return refusal(ran)
-    figures = [next((folder / x).rglob("figures.json")).read_text() for x in ("used", "fresh")]
-    expect(json.loads(figures[0]) == json.loads(figures[1]), "other figures than before")
+    found = differences(folder / "used", folder / "fresh")
+    expect(not found, f"other results than before: {', '.join(found[:4])}")
     expect(first.status == 0, "the first run failed")
     return RIGHT
 

@@ -19,6 +19,9 @@ __all__ = ["cases"]
 
 
 def _together(works: list[Callable[[], object]]) -> None:
+    # PyTorch makes its pool of threads anew in a forked process when it is first asked for, and two
+    # threads that ask at once find none ("Invalid thread pool"): so one does, before.
+    torch.set_num_threads(torch.get_num_threads())
     errors = []
 
     def guarded(work):
