@@ -8,17 +8,18 @@ from pathlib import Path
 from random import Random
 
 from .case import RIGHT, Case, expect
-from .runs import RUNS, again, reference
+from .runs import again, reference
 from .tools import limit_file_size, refusal, whole
 
 __all__ = ["cases", "prepare"]
 
-_SIZES = {"train": 4_000_000, "evaluate": 40_000, "analyse": 120_000, "demo": 120_000}
+_SIZES = {"train": 4_000_000, "evaluate": 40_000, "analyse": 120_000, "demo": 120_000,
+          "crowd": 4_000_000}  # fmt: skip
 """Bytes, about what the largest file has."""
 
 
 def prepare() -> None:
-    for name in RUNS:
+    for name in _SIZES:
         reference(name)
 
 
@@ -70,5 +71,5 @@ def cases(rng: Random) -> Iterator[Case]:
         fault = "3.3 analyze_errors on a full disk" if name == "analyse" else ""
         for number in range(4):
             size = int(most * rng.uniform(0.02, 0.9))
-            yield Case(f"{name}-file-{number}", partial(_no_large_files, name, size), fault=fault)
-            yield Case(f"{name}-disk-{number}", partial(_small_disk, name, size), fault=fault)
+            for kind, attack in (("file", _no_large_files), ("disk", _small_disk)):
+                yield Case(f"{name}-{kind}-{number}", partial(attack, name, size), fault, 200)
