@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import detectron2
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,7 +36,7 @@ import odam_d2
 __all__ = ["DEVICE", "Counts", "PretendTensor", "counted", "pretend"]
 
 _HOST = torch.device("cpu")
-_PACKAGE = str(Path(odam_d2.__file__).parent)
+_PACKAGES = [Path(package.__file__).parent for package in (odam_d2, detectron2)]
 
 # The host waits for a number that these return, or for the size of what they return.
 _WAITS = {
@@ -48,13 +49,28 @@ _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_
 
 
 class _Module(_DummyBackendModule):
-    """What is ``torch.pretend``."""
+    """
+    What is ``torch.pretend``.
+
+    Attributes:
+        there: how often :func:`pretend` is entered. Outside of it there is no device, lest torch
+            puts something on it by itself.
+    """
+
+    there = 0
+
+    def is_available(self) -> bool:
+        return self.there > 0
+
+    def device_count(self) -> int:
+        return int(self.is_available())
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
 
 
-_setup_privateuseone_for_python_backend("pretend", _Module())
+_MODULE = _Module()
+_setup_privateuseone_for_python_backend("pretend", _MODULE)
 DEVICE = torch.device("pretend", 0)
 
 _AUTOCAST = torch.library.Library("_", "IMPL")
@@ -91,7 +107,7 @@ class Counts:
         kernels: those that compute something.
         waits: of the host for the device, by what waits: a number that is read, a size that depends
             on values, a copy in either direction.
-        places: the same by the line of odam_d2 that asked for it.
+        places: the same by the line of odam_d2 or Detectron2 that asked for it.
     """
 
     operations: int = 0
@@ -118,11 +134,13 @@ class Counts:
 
 
 def _place() -> str:
-    """The innermost line of odam_d2 that is running."""
+    """The innermost line of odam_d2 or Detectron2 that is running."""
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PACKAGE):
-            return f"{Path(frame.f_code.co_filename).relative_to(_PACKAGE)}:{frame.f_lineno}"
+        for package in _PACKAGES:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(package):
+                return f"{path.relative_to(package.parent)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
@@ -207,10 +225,12 @@ def pretend() -> Iterator[torch.device]:
     before = torch._C._only_lift_cpu_tensors()
     # torch.tensor(..., device) copies what it made on the host, where a mode sees it.
     torch._C._set_only_lift_cpu_tensors(True)
+    _MODULE.there += 1
     try:
         with _Mode():
             yield DEVICE
     finally:
+        _MODULE.there -= 1
         torch._C._set_only_lift_cpu_tensors(before)
 
 

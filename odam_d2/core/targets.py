@@ -44,7 +44,7 @@ def outward(boxes: Tensor) -> Tensor:
     Returns:
         (..., 4), in the order of :data:`SIDES`.
     """
-    return boxes * torch.tensor([-1, -1, 1, 1], dtype=boxes.dtype, device=boxes.device)
+    return torch.cat([-boxes[..., :2], boxes[..., 2:]], dim=-1)
 
 
 def parse_targets(

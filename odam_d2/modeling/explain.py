@@ -17,6 +17,7 @@ from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.structures import OdamMaps
 
 from .arguments import checked_boxes, checked_inputs, checked_targets
+from .conditions import conditions_together
 from .explainers import Explainer, build_explainer
 from .explainers.output_maps import output_maps
 from .explainers.reading import split_by_image
@@ -64,7 +65,7 @@ def explain(
     batched_inputs = checked_inputs(model, batched_inputs)
     if not batched_inputs:
         return []
-    with borrowed(model) as borrowed_model:
+    with borrowed(model) as borrowed_model, conditions_together():
         explainer = _explainer(borrowed_model, targets, settings)
         explainer.check_inputs(batched_inputs)
         return explainer.finish(explainer.view()(batched_inputs), batched_inputs)
@@ -100,7 +101,7 @@ def explain_boxes(
             box is not finite, or a class does not exist.
     """
     batched_inputs = checked_inputs(model, batched_inputs)
-    with borrowed(model) as borrowed_model:
+    with borrowed(model) as borrowed_model, conditions_together():
         explainer = _explainer(borrowed_model, targets, settings)
         sizes = [_sizes(model, x) for x in batched_inputs]
         dtype = full_precision_dtype(explainer.model)

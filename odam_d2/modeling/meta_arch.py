@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.meta_arch import RetinaNet
 from torch import nn
 
+from .conditions import conditions_together
 from .explainers import Explainer, build_explainer
 from .fcos import ConfigurableFCOS
 from .losses import OdamTraining, build_odam_training
@@ -82,7 +83,7 @@ class _Explaining:
     @contextmanager
     def _explainer(self, batched_inputs: list[dict]) -> Iterator[Explainer]:
         """The explainer of this model, in evaluation mode."""
-        with borrowed(self) as model:
+        with borrowed(self) as model, conditions_together():
             explainer = build_explainer(model, self.odam)
             explainer.check_inputs(batched_inputs)
             yield explainer

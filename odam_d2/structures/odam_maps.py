@@ -129,8 +129,18 @@ class OdamMaps:
         if isinstance(item, int):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"instance {item} asked of {len(self)}")
-            item = [item]
-        return self._replace(**{name: getattr(self, name)[item] for name in _TENSORS})
+            item = slice(item % len(self), item % len(self) + 1)
+        index = item if isinstance(item, slice) else self._index(item)
+        return self._replace(**{name: getattr(self, name)[index] for name in _TENSORS})
+
+    def _index(self, item: Tensor | Sequence[int]) -> Tensor:
+        """Integers for all tensors, where each would make the host wait for a mask of its own."""
+        index = torch.as_tensor(item, device=self.device)
+        if index.dtype == torch.bool:
+            if index.shape != (len(self),):
+                raise IndexError(f"a mask of shape {tuple(index.shape)} for {len(self)} instances")
+            return index.nonzero().squeeze(1)
+        return index if index.numel() else index.long()
 
     @staticmethod
     def cat(maps_list: Sequence[OdamMaps]) -> OdamMaps:

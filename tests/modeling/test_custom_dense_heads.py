@@ -111,11 +111,21 @@ class RescoredAtTheEnd(RetinaNet):
 
 
 class OwnCandidates(RetinaNet):
-    """Of each anchor the best class only."""
+    """Of each anchor the best class only: other candidates, whose anchors are seen all the same."""
 
     def _decode_per_level_predictions(self, anchors, scores, deltas, thresh, topk, size):
         best = torch.where(scores == scores.amax(1, keepdim=True), scores, -1.0)
         return super()._decode_per_level_predictions(anchors, best, deltas, 0.0, topk, size)
+
+
+class DecodedByMask(RetinaNet):
+    """Boxes are read from the anchors by a mask: no index tells which ones."""
+
+    def _decode_per_level_predictions(self, anchors, scores, deltas, thresh, topk, size):
+        best, label = scores.max(dim=1)
+        kept = best >= best.topk(3).values[-1]
+        boxes = self.box2box_transform.apply_deltas(deltas[kept], anchors.tensor[kept])
+        return Instances(size, pred_boxes=Boxes(boxes), scores=best[kept], pred_classes=label[kept])
 
 
 class OtherClasses(RetinaNet):
@@ -201,7 +211,7 @@ REFUSED = {
     MovedBoxes: OTHER_DECISIONS,
     RescoredAtTheEnd: "what it returns is not what leaves its head",
     NoInference: "what it returns is not what leaves its head",
-    OwnCandidates: "chooses its candidates in its own way",
+    DecodedByMask: "chooses its candidates in its own way",
     OtherClasses: "chooses its candidates in its own way",
     OtherScores: "chooses its candidates in its own way",
     OwnLevels: "goes through the levels in its own way",
@@ -219,12 +229,11 @@ def test_what_is_not_what_the_model_decides_is_refused(cls, reason):
     assert_refused(lambda: explain(model, two_images()), cls, reason)
     if cls is NoInference:
         reason = "does not decode all images at once"
-    if cls is not OwnCandidates:  # what is said of given boxes does not depend on who is chosen
-        assert_refused(lambda: explain_boxes(model, two_images(), BOXES, CLASSES), cls, reason)
+    assert_refused(lambda: explain_boxes(model, two_images(), BOXES, CLASSES), cls, reason)
 
 
-@pytest.mark.parametrize("cls", [RetinaNet, OwnForward])
-def test_the_same_without_any_change_is_explained(cls):
+@pytest.mark.parametrize("cls", [RetinaNet, OwnForward, OwnCandidates])
+def test_what_decides_as_detectron2_does_is_explained(cls):
     model = zoo_model(RETINANET, opts=SLIM)
     model.__class__ = cls
     assert detections_error(model, two_images()[0], limit=3) <= 1e-5

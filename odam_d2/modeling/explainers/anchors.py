@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from odam_d2.core.dense_windows import OutputCells
+from odam_d2.modeling.conditions import require
 from odam_d2.modeling.views import class_name
 
 from .base import GENERAL_WAY, UnsupportedModelError
@@ -18,6 +20,25 @@ __all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
 
 ORIGIN = "odam_anchors"
 """Field of traced detections: (N, 2), level and index of the anchor within it."""
+
+
+class _Rows(TorchFunctionMode):
+    """
+    While inside, sees by which indices a tensor is read.
+
+    Attributes:
+        indices: of each time.
+    """
+
+    def __init__(self, tensor: Tensor):
+        super().__init__()
+        self.tensor = tensor
+        self.indices: list[object] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.__getitem__ and args[0] is self.tensor:
+            self.indices.append(args[1])
+        return func(*args, **(kwargs or {}))
 
 
 class TracedDecoding:
@@ -32,28 +53,35 @@ class TracedDecoding:
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
     ):
-        found = super()._decode_per_level_predictions(
-            anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-        )
-        # Detectron2 computes these indices and drops them.
-        candidates = (pred_scores > score_thresh).nonzero()
-        values = pred_scores[candidates[:, 0], candidates[:, 1]]
-        values, best = values.topk(min(topk_candidates, len(values)))
-        anchor, label = candidates[best].unbind(1)
-        if not (torch.equal(label, found.pred_classes) and torch.equal(values, found.scores)):
-            raise UnsupportedModelError(
-                f"{class_name(self)} chooses its candidates in its own way, so the anchors of "
-                f"its detections are not known; {GENERAL_WAY}"
+        with _Rows(anchors.tensor) as rows:
+            found = super()._decode_per_level_predictions(
+                anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
             )
         number, expected = next(self.odam_levels, (0, None))
-        if expected is None or not torch.equal(anchors.tensor, expected.tensor):
+        same_level = anchors is expected or (
+            expected is not None and torch.equal(anchors.tensor, expected.tensor)
+        )
+        if not same_level:
             raise UnsupportedModelError(
                 f"{class_name(self)} goes through the levels in its own way, so the anchors of its "
                 f"detections are not known; {GENERAL_WAY}"
             )
+        # Detectron2 decodes the boxes of its candidates from their anchors, and drops which.
+        anchor = rows.indices[0] if len(rows.indices) == 1 else None
+        known = isinstance(anchor, Tensor) and anchor.dtype == torch.int64
+        if not (known and anchor.shape == (len(found),)):
+            raise self._unknown()
+        read = pred_scores[anchor, found.pred_classes]
+        require((read == found.scores).all(), self._unknown)
         level = torch.full_like(anchor, number)
         found.set(ORIGIN, torch.stack([level, anchor], dim=1))
         return found
+
+    def _unknown(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{class_name(self)} chooses its candidates in its own way, so the anchors of its "
+            f"detections are not known; {GENERAL_WAY}"
+        )
 
 
 @dataclass(frozen=True)

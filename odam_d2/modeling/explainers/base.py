@@ -20,6 +20,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
 from odam_d2.core.probabilities import Probability, linearised, loses_digits, rescaled
 from odam_d2.core.targets import DEFAULT_TARGETS, Target, outward, parse_targets
+from odam_d2.modeling.conditions import conditions_together
 from odam_d2.modeling.d_rise import PROBABILITIES, d_rise_maps
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
@@ -115,7 +116,8 @@ class Explainer(ABC):
         view = explainer.view()
 
         def detect(inputs: list[dict]) -> list[dict]:
-            outputs = view.forward(inputs)
+            with conditions_together():
+                outputs = view.forward(inputs)
             explainer.forget()
             return outputs
 

@@ -6,6 +6,7 @@ import torch
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 
+from odam_d2.modeling.conditions import require
 from odam_d2.modeling.views import class_name, view_of, watched
 
 from .base import GENERAL_WAY, UnsupportedModelError
@@ -15,7 +16,7 @@ from .pooled_heads import (
     PooledHead,
     Stage,
     Trace,
-    finite_rows,
+    finite_first,
     pooled_head,
 )
 
@@ -34,7 +35,7 @@ class _TracedCascade:
         object.__setattr__(self, "odam_stages", [])
         found = super()._forward_box(features, proposals, targets)
         if [stage for stage, _, _ in self.odam_stages] != list(range(self.num_cascade_stages)):
-            self._refuse()
+            raise self._refusal()
         # Detectron2 chooses detections here and drops which ones: choose once more.
         probabilities = [
             self.box_predictor[stage].predict_probs(predictions, given)
@@ -57,21 +58,21 @@ class _TracedCascade:
         start = self.odam_trace.add(class_name(self), torch.cat(read))
         for number, detections in enumerate(found):
             self._check_chosen(detections, again[number])
-            rows = finite_rows(boxes[number], scores[number]).nonzero().squeeze(1)[kept[number]]
+            rows = finite_first(boxes[number], scores[number])[kept[number]]
             detections.set(PROPOSALS, read[number][rows])
             detections.set(ROWS, start + rows)
             start += len(read[number])
         return found
 
     def _check_chosen(self, found, again) -> None:
-        if not (
-            torch.equal(found.scores, again.scores)
-            and torch.equal(found.pred_boxes.tensor, again.pred_boxes.tensor)
-        ):
-            self._refuse()
+        pairs = (found.scores, again.scores), (found.pred_boxes.tensor, again.pred_boxes.tensor)
+        for a, b in pairs:
+            if a.shape != b.shape:
+                raise self._refusal()
+            require((a == b).all(), self._refusal)
 
-    def _refuse(self) -> None:
-        raise UnsupportedModelError(
+    def _refusal(self) -> UnsupportedModelError:
+        return UnsupportedModelError(
             f"{class_name(self)} runs its stages or chooses its detections in its own way, so that "
             f"the boxes that they were pooled from are not known; {GENERAL_WAY}"
         )

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from odam_d2.core.gradients import precise
+from odam_d2.modeling.conditions import require
 from odam_d2.modeling.precision import product_dtype
 from odam_d2.modeling.views import Call
 
@@ -92,22 +93,30 @@ def check_decisions(
     """
     if not len(instances):
         return
-    again, found = Boxes(boxes.double()), Boxes(instances.pred_boxes.tensor.double())
+    again, found = (x.tensor.double() for x in (Boxes(boxes), instances.pred_boxes))
     # Digits are lost relative to the values before clipping, which not every detector has done.
-    size = torch.cat([again.tensor, found.tensor], dim=1).abs().amax(dim=1)
-    again.clip(instances.image_size)
-    found.clip(instances.image_size)
-    moved = (again.tensor - found.tensor).abs().amax(dim=1)
+    size = torch.cat([again, found], dim=1).abs().amax(dim=1)
+    again, found = (_clipped(x, instances.image_size) for x in (again, found))
+    moved = (again - found).abs().amax(dim=1)
     expected = instances.scores.double()
     changed = (scores.double() - expected).abs()
     allowed = tolerance * expected.abs() + torch.finfo(instances.scores.dtype).tiny
     same = (moved <= tolerance * size) & (changed <= allowed)
-    if not same.all():
-        raise UnsupportedModelError(
+    require(
+        same.all(),
+        lambda: UnsupportedModelError(
             f"{name}: its detections do not come from the head that {by} explains (scores differ "
             f"by {changed.max():.3g}, boxes by {moved.max():.3g} pixels): its own code changes "
             f"them, so no map is given; {GENERAL_WAY}"
-        )
+        ),
+    )
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """As ``Boxes.clip``, which makes the host wait; to (height, width)."""
+    height, width = size
+    sides = zip(boxes.unbind(dim=1), (width, height, width, height), strict=True)
+    return torch.stack([side.clamp(0, most) for side, most in sides], dim=1)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -157,16 +166,19 @@ def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
         kept: (N, C, R, S), what the head read.
         again: (N, C, R, S), pooled from the backbone's features.
     """
-    if kept.shape == again.shape:
-        size = precise(kept).abs().flatten(1).amax(dim=1)
-        off = (precise(kept) - precise(again)).abs_().flatten(1).amax(dim=1)
-        if (off <= _POOLED_LOST * torch.finfo(kept.dtype).eps * size).all():
-            return
-    raise UnsupportedModelError(
-        f"{name}: its box head does not read what is pooled from the backbone's features at the "
-        "proposals: its own code changes features, boxes or what was pooled in between, so no map "
-        f"is given; {GENERAL_WAY}"
-    )
+
+    def error() -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{name}: its box head does not read what is pooled from the backbone's features at "
+            "the proposals: its own code changes features, boxes or what was pooled in between, so "
+            f"no map is given; {GENERAL_WAY}"
+        )
+
+    if kept.shape != again.shape:
+        raise error()
+    size = precise(kept).abs().flatten(1).amax(dim=1)
+    off = (precise(kept) - precise(again)).abs_().flatten(1).amax(dim=1)
+    require((off <= _POOLED_LOST * torch.finfo(kept.dtype).eps * size).all(), error)
 
 
 @torch.enable_grad()
@@ -186,7 +198,7 @@ def check_apart(
     pair = torch.cat([one, other]).detach().requires_grad_()
     predictions = predict(pair.clone())[:2]
     # Different weights, lest what is said of the classes cancels.
-    value = sum((p[0] * torch.linspace(1, 2, p[0].numel()).to(p)).sum() for p in predictions)
+    value = sum((p[0] * _weights(p[0])).sum() for p in predictions)
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, pair, allow_unused=True)
@@ -195,11 +207,19 @@ def check_apart(
             f"{name}: its box head computes without gradients (no_grad or detach), so it has no "
             f"heat maps; {GENERAL_WAY}"
         )
-    if gradient[1].nan_to_num(0, 0, 0).any():
-        raise UnsupportedModelError(
+    require(
+        ~gradient[1].nan_to_num(0, 0, 0).any(),
+        lambda: UnsupportedModelError(
             f"{name}: what it says of one proposal depends on the other ones, so its heat map is "
             f"not one of what was pooled for it alone; {GENERAL_WAY}"
-        )
+        ),
+    )
+
+
+def _weights(values: Tensor) -> Tensor:
+    """Different ones for each of some values."""
+    count, dtype = values.numel(), values.dtype
+    return torch.linspace(1, 2, count, dtype=dtype, device=values.device).view(values.shape)
 
 
 def check_head(
@@ -288,15 +308,17 @@ def check_levels(name: str, values: Tensor, others: Sequence[Tensor]) -> None:
     if not others:
         return
     # Different weights, lest what classes or sides owe to a level cancels.
-    weights = torch.linspace(1, 2, values.numel()).to(values).view(values.shape)
-    gradients = torch.autograd.grad(
-        (values * weights).sum(), others, retain_graph=True, allow_unused=True
-    )
-    if any(g is not None and g.nan_to_num(0, 0, 0).any() for g in gradients):
-        raise UnsupportedModelError(
-            f"{name}: its head mixes the levels of the backbone's features, so that one detection "
-            f"has maps on several of them; {GENERAL_WAY}"
-        )
+    total = (values * _weights(values)).sum()
+    gradients = torch.autograd.grad(total, others, retain_graph=True, allow_unused=True)
+    for gradient in gradients:
+        if gradient is not None:
+            require(
+                ~gradient.nan_to_num(0, 0, 0).any(),
+                lambda: UnsupportedModelError(
+                    f"{name}: its head mixes the levels of the backbone's features, so that one "
+                    f"detection has maps on several of them; {GENERAL_WAY}"
+                ),
+            )
 
 
 def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances]) -> None:
@@ -309,28 +331,30 @@ def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances])
         outputs: what the model returns for each image.
         said: the detections of each image as they left the head.
     """
-    instances = [output.get("instances") for output in outputs]
-    kept = len(instances) == len(said) and all(
-        found is not None and _subset(found, before)
-        for found, before in zip(instances, said, strict=True)
-    )
-    if not kept:
-        raise UnsupportedModelError(
+
+    def error() -> UnsupportedModelError:
+        return UnsupportedModelError(
             f"{name}: what it returns is not what leaves its head, so no map is given; "
             f"{GENERAL_WAY}"
         )
 
+    instances = [output.get("instances") for output in outputs]
+    if len(instances) != len(said) or None in instances:
+        raise error()
+    for found, before in zip(instances, said, strict=True):
+        require(_subset(found, before), error)
 
-def _subset(found: Instances, before: Instances) -> bool:
+
+def _subset(found: Instances, before: Instances) -> Tensor:
     """Whether each detection is one of those before, in another frame."""
     (height, width), (rows, columns) = found.image_size, before.image_size
-    boxes, returned = before.pred_boxes.clone(), found.pred_boxes.clone()
+    boxes = before.pred_boxes.clone()
     boxes.scale(width / columns, height / rows)
-    for either in (boxes, returned):  # not every model has clipped them
-        either.clip(found.image_size)
-    moved = (returned.tensor[:, None] - boxes.tensor).abs().amax(dim=2)
+    # Not every model has clipped them.
+    boxes, returned = (_clipped(x.tensor, found.image_size) for x in (boxes, found.pred_boxes))
+    moved = (returned[:, None] - boxes).abs().amax(dim=2)
     eps = torch.finfo(moved.dtype).eps
     same = moved <= _RESIZED_LOST * eps * max(height, width, rows, columns)
     same &= found.scores[:, None] == before.scores
     same &= found.pred_classes[:, None] == before.pred_classes
-    return bool(same.any(dim=1).all())
+    return same.any(dim=1).all()

@@ -4,7 +4,7 @@ Box heads that see one pooled feature for each proposal: what an R-CNN must prov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import NamedTuple
@@ -28,7 +28,7 @@ __all__ = [
     "Regions",
     "Stage",
     "Trace",
-    "finite_rows",
+    "finite_first",
     "pooled_head",
 ]
 
@@ -85,19 +85,15 @@ class Trace:
         """What a stage read in some rows, (n, C, R, S); None where it is not there any more."""
         if not self.calls[stage]:
             return None
-        parts, start = [], 0
-        for call in self.calls[stage]:
-            (read,) = call.args
-            if not call.unchanged(read):
-                return None
-            here = ((rows >= start) & (rows < start + len(read))).nonzero().squeeze(1)
+        reads = [call.args[0] for call in self.calls[stage]]
+        if not all(call.unchanged(x) for call, x in zip(self.calls[stage], reads, strict=True)):
+            return None
+        first, *more = [read for read in reads if len(read)] or reads[:1]
+        out, start = first[rows.clamp(max=len(first) - 1)], len(first)
+        for read in more:
+            here = (rows >= start).view(-1, *[1] * (read.dim() - 1))
+            out = torch.where(here, read[(rows - start).clamp(0, len(read) - 1)], out)
             start += len(read)
-            if len(here) == len(rows):
-                return read[rows - (start - len(read))]
-            parts.append((here, read[rows[here] - (start - len(read))]))
-        out = parts[0][1].new_empty((len(rows), *parts[0][1].shape[1:]))
-        for here, values in parts:
-            out[here] = values
         return out
 
 
@@ -274,6 +270,7 @@ def _one_stage(
         roi_heads.box_predictor,
         _TracedPredictor,
         odam_trace=trace,
+        odam_decoded={},
         odam_heads=class_name(roi_heads),
     )
     traced = view_of(roi_heads, children={reader: head, "box_predictor": predictor})
@@ -291,6 +288,16 @@ class _TracedPredictor:
             )
         return super().forward(*args)
 
+    def predict_boxes(self, predictions, proposals):
+        return self._seen("boxes", predictions, super().predict_boxes(predictions, proposals))
+
+    def predict_probs(self, predictions, proposals):
+        return self._seen("scores", predictions, super().predict_probs(predictions, proposals))
+
+    def _seen(self, name, predictions, result):
+        self.odam_decoded[name] = predictions, result
+        return result
+
     def inference(self, predictions, proposals):
         instances, kept = super().inference(predictions, proposals)
         if not isinstance(predictions, (list, tuple)) or len(predictions) < 2:
@@ -298,26 +305,29 @@ class _TracedPredictor:
                 f"the predictions of {class_name(self)} are not logits and box deltas, and perhaps "
                 f"more after them; {GENERAL_WAY}"
             )
-        rows = _usable_rows(self, predictions, proposals)
         boxes = [given.proposal_boxes.tensor[:, None] for given in proposals]
         start = self.odam_trace.add(self.odam_heads, torch.cat(boxes))
-        for found, index, usable, given in zip(instances, kept, rows, boxes, strict=True):
-            number = torch.arange(len(given), device=given.device)[usable][index]
+        of_images = zip(instances, kept, self._decoded(predictions, proposals), boxes, strict=True)
+        for found, index, decoded, given in of_images:
+            number = finite_first(*decoded)[index]
             found.set(PROPOSALS, given[number])
             found.set(ROWS, start + number)
             start += len(given)
         return instances, kept
 
+    def _decoded(self, predictions, proposals) -> Iterator[tuple[Tensor, Tensor]]:
+        """Boxes and scores of each image, among which Detectron2 chose."""
+        for name, decode in (("boxes", self.predict_boxes), ("scores", self.predict_probs)):
+            of, _ = self.odam_decoded.get(name, (None, None))
+            if of is not predictions:
+                decode(predictions, proposals)
+        boxes, scores = (self.odam_decoded.pop(name)[1] for name in ("boxes", "scores"))
+        return zip(boxes, scores, strict=True)
 
-def _usable_rows(predictor, predictions, proposals) -> list[Tensor | slice]:
-    """The rows among which Detectron2 counts kept indices: those without nan or inf."""
-    if all(p.isfinite().all() for p in predictions[:2]):
-        return [slice(None)] * len(proposals)
-    boxes = predictor.predict_boxes(predictions, proposals)
-    scores = predictor.predict_probs(predictions, proposals)
-    return [finite_rows(b, s) for b, s in zip(boxes, scores, strict=True)]
 
-
-def finite_rows(boxes: Tensor, scores: Tensor) -> Tensor:
-    """(R,) bool: ``fast_rcnn_inference`` leaves out the others before it counts."""
-    return boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+def finite_first(boxes: Tensor, scores: Tensor) -> Tensor:
+    """
+    (R,), the rows without nan or inf, which ``fast_rcnn_inference`` counts, and then the others.
+    """
+    usable = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+    return usable.to(torch.uint8).argsort(descending=True, stable=True)
