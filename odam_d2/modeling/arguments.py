@@ -28,10 +28,10 @@ def checked_targets(targets: Sequence[str] | str) -> tuple[str, ...]:
     """
     targets = (targets,) if isinstance(targets, str) else targets
     try:
-        found = tuple(targets)
+        found: tuple[str, ...] | None = tuple(targets)
     except TypeError:
-        found = (None,)
-    if not all(isinstance(name, str) for name in found):
+        found = None
+    if found is None or not all(isinstance(name, str) for name in found):
         raise InputError(f"targets are {targets!r}; they must be names, such as ['class', 'left']")
     return found
 
@@ -90,7 +90,7 @@ def _check_image(what: str, image: object, parameter: Tensor | None, mean: Tenso
 
 def _is_extent(value: object) -> bool:
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    return isinstance(number, Real) and math.isfinite(number) and number > 0
+    return isinstance(number, Real) and math.isfinite(number) and float(number) > 0
 
 
 def checked_boxes(
@@ -107,10 +107,10 @@ def checked_boxes(
         InputError: there is not one set for each image, shapes do not fit, a box is not finite or
             far outside, or a class does not exist.
     """
-    for name, given in (("boxes", boxes), ("classes", classes)):
-        if not isinstance(given, (list, tuple)):
+    for name, sets in (("boxes", boxes), ("classes", classes)):
+        if not isinstance(sets, (list, tuple)):
             raise InputError(
-                f"{name} is a {type(given).__name__}; it must be a list with one set for each image"
+                f"{name} is a {type(sets).__name__}; it must be a list with one set for each image"
             )
     if not len(batched_inputs) == len(boxes) == len(classes):
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from logging import Logger
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -126,7 +127,7 @@ class _Copy:
         return value
 
     @staticmethod
-    def _unless_same(value: Any, parts: list, copies: list, make) -> Any:
+    def _unless_same(value: Any, parts: list, copies: list, make: Callable) -> Any:
         return value if all(map(lambda a, b: a is b, parts, copies)) else make(copies)
 
     def _refers(self, value: Any) -> bool:

@@ -65,7 +65,7 @@ class ConfigurableFCOS(FCOS):
     """
 
     @configurable
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: object) -> None:
         """
         Args:
             **kwargs: as for ``FCOS``.

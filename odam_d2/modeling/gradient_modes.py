@@ -51,24 +51,25 @@ class _Watch:
         around_modules: those among them under which a module ran.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seen: list[str] = []
         self.around_modules: list[str] = []
         self._open: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _arg: Any) -> None:
-        if event != "call":
+        caller = frame.f_back
+        if event != "call" or caller is None:
             return
         code, names = frame.f_code, frame.f_locals
         if code in _INSIDE and not getattr(names["self"], "mode", True):
             return  # torch.inference_mode(False)
         if code in _ENTER:
-            self._open.append(_sentence(_ENTER[code], frame.f_back))
+            self._open.append(_sentence(_ENTER[code], caller))
             self.seen.append(self._open[-1])
         elif code in _EXIT and self._open:
             self._open.pop()
-        elif code is _SWITCH and not names["mode"] and frame.f_back.f_code not in _INSIDE:
-            self.seen.append(_sentence(torch.set_grad_enabled, frame.f_back))
+        elif code is _SWITCH and not names["mode"] and caller.f_code not in _INSIDE:
+            self.seen.append(_sentence(torch.set_grad_enabled, caller))
         elif code is _MODULE and self._open and not torch.is_grad_enabled():
             self.around_modules.append(self._open[0])
 

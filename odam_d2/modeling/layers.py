@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
+from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
@@ -77,7 +78,7 @@ def captured(
     """
     found, thread = CapturedLayer(), get_ident()
 
-    def hook(_module, _args, output):
+    def hook(_module: nn.Module, _args: tuple, output: Any) -> Tensor | None:
         if get_ident() != thread:
             return None
         if found.feature is not None:
@@ -122,14 +123,14 @@ def captured_images(network: nn.Module, *, leaf: bool) -> Iterator[CapturedLayer
     found.stride, found.needed = 1.0, leaf
     reader: list[nn.Module] = []
 
-    def see(value):
+    def see(value: Any) -> Any:
         images = isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
         if not images or found.feature is not None:
             return value
         found.feature = value.detach().requires_grad_() if leaf else value
         return found.feature
 
-    def hook(module, args, kwargs):
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if get_ident() != thread or (found.feature is not None and module not in reader):
             return None
         if leaf and found.feature is not None:
@@ -253,7 +254,7 @@ def _maps_of(
     calls: dict[nn.Module, list[bool]] = {module: [] for module in modules}
     thread = get_ident()
 
-    def record(module, _args, output):
+    def record(module: nn.Module, _args: tuple, output: object) -> None:
         if get_ident() == thread:
             is_map = isinstance(output, Tensor) and map_geometry(output, size()) is not None
             calls[module].append(is_map)

@@ -25,19 +25,20 @@ def map_geometry(
         stride in pixels. Strides are powers of two rather than other numbers. None where no
         reading fits, or more than one.
     """
-    found = []
+    found: list[tuple[tuple[int, ...], tuple[int, int], float]] = []
     if output.dim() == 4:
         for order in ((0, 1, 2, 3), (0, 3, 1, 2)):
-            grid = tuple(output.shape[axis] for axis in order[2:])
-            found.append((order, grid, _stride(grid, size)))
+            grid = (output.shape[order[2]], output.shape[order[3]])
+            stride = _stride(grid, size)
+            if stride is not None:
+                found.append((order, grid, stride))
     elif output.dim() == 3:
-        stride = max(1, round(math.sqrt(size[0] * size[1] / output.shape[1])))
-        grid = tuple(pixels // stride for pixels in size)
+        side = max(1, round(math.sqrt(size[0] * size[1] / output.shape[1])))
+        grid = (size[0] // side, size[1] // side)
         # Other sequences, such as queries, hardly ever divide an image evenly.
-        even = size == (grid[0] * stride, grid[1] * stride)
+        even = size == (grid[0] * side, grid[1] * side)
         if even and grid[0] * grid[1] == output.shape[1]:
-            found.append(((0, 2, 1), grid, float(stride)))
-    found = [reading for reading in found if reading[2] is not None]
+            found.append(((0, 2, 1), grid, float(side)))
     # (32, 20, 12) of 160 x 96 pixels could be 32 x 20 cells of stride 5, and is not.
     usual = [reading for reading in found if math.log2(reading[2]).is_integer()]
     return found[0] if len(found) == 1 else usual[0] if len(usual) == 1 else None

@@ -4,7 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ def view_of(
     *,
     children: dict | None = None,
     writes_to: nn.Module | None = None,
-    **state,
+    **state: object,
 ) -> M:
     """
     A second module object over the same parameters, buffers, hooks and submodules.
@@ -71,12 +71,12 @@ def class_name(thing: nn.Module | type) -> str:
 
 def own_parts(model: nn.Module, *heads: nn.Module) -> str:
     """The name of a model with those of the classes among its heads that are the user's own."""
-    own = {}
+    names: dict[str, None] = {}
     for head in heads:
-        own[class_name(head)] = None
+        names[class_name(head)] = None
         for part in head.children():
-            own |= dict.fromkeys(_outermost(part))
-    own = [name for name in own if "." in name]
+            names |= dict.fromkeys(_outermost(part))
+    own = [name for name in names if "." in name]
     return f"{class_name(model)} with {', '.join(own)}" if own else class_name(model)
 
 
@@ -111,7 +111,7 @@ class Call:
         return all(self.versions[id(t)][1] == _version(t) for t in _tensors(values))
 
 
-def watched(module: M, calls: MutableSequence[Call], **options) -> M:
+def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
     """
     A view of a module that adds a :class:`Call` to ``calls`` whenever it is called. Hooks do it,
     which only the view has, so that it works for every class, also for compiled modules.
@@ -120,12 +120,12 @@ def watched(module: M, calls: MutableSequence[Call], **options) -> M:
         **options: as for :func:`view_of`.
     """
 
-    def before(_module, args, kwargs):
+    def before(_module: nn.Module, args: tuple, kwargs: dict) -> None:
         call = Call(args, kwargs)
         call.see((args, kwargs))
         calls.append(call)
 
-    def after(_module, _args, _kwargs, output):
+    def after(_module: nn.Module, _args: tuple, _kwargs: dict, output: object) -> None:
         calls[-1].output = output
         calls[-1].see(output)
 
@@ -169,6 +169,8 @@ def with_replaced(module: M, replacements: dict[nn.Module, nn.Module]) -> M:
 class _WritesThrough:
     """Mixin for views: attributes that are set on it are also set on the module behind it."""
 
-    def __setattr__(self, name, value):
+    odam_writes_to: nn.Module
+
+    def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         setattr(self.odam_writes_to, name, value)

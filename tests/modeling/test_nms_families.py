@@ -238,3 +238,10 @@ def test_nms_follows_detectrons_arithmetic():
         assert (found.suppressor[found.keep] == -1).all()
         assert found.iou[found.keep].isnan().all()
     assert SoftNms().needs_maps is False
+
+
+def test_candidates_without_maps_have_none_to_compare():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 0, 5, 4]])
+    candidates = Candidates(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64), 0.5)
+    with pytest.raises(InputError, match="these candidates have none"):
+        OdamNms()(candidates)

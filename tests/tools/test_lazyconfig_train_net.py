@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer
 from tiny_coco import last_checkpoint, logged_ap, register_tiny
@@ -50,6 +50,7 @@ def tiny(tmp_path_factory):
     register_coco_instances("lost_lazy", {}, str(folder / "lost.json"), str(folder))
     yield
     DatasetCatalog.remove("tiny_lazy")
+    MetadataCatalog.remove("tiny_lazy")
     DatasetCatalog.remove("lost_lazy")
 
 

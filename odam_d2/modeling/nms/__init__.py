@@ -2,6 +2,14 @@
 
 from .build import build_odam_nms
 from .postprocessors import Nms, OdamNms, SoftNms
-from .registry import ODAM_NMS_REGISTRY, Candidates
+from .registry import ODAM_NMS_REGISTRY, Candidates, Postprocessor
 
-__all__ = ["ODAM_NMS_REGISTRY", "Candidates", "Nms", "OdamNms", "SoftNms", "build_odam_nms"]
+__all__ = [
+    "ODAM_NMS_REGISTRY",
+    "Candidates",
+    "Nms",
+    "OdamNms",
+    "Postprocessor",
+    "SoftNms",
+    "build_odam_nms",
+]

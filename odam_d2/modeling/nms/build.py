@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from detectron2.config import CfgNode
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.ranges import check_text
 
-from .registry import ODAM_NMS_REGISTRY
+from .registry import ODAM_NMS_REGISTRY, Postprocessor
 
 __all__ = ["build_odam_nms"]
 
 
-def build_odam_nms(cfg: CfgNode) -> Callable | None:
+def build_odam_nms(cfg: CfgNode) -> Postprocessor | None:
     """
     What ``MODEL.ODAM.NMS`` says; None where its ``NAME`` is empty.
 

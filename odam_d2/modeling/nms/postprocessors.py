@@ -25,7 +25,7 @@ class Nms:
     needs_maps = False
 
     @configurable
-    def __init__(self):
+    def __init__(self) -> None:
         pass
 
     @classmethod
@@ -130,9 +130,12 @@ class OdamNms:
 
     def __call__(self, candidates: Candidates) -> core.Suppression:
         boxes, scores, classes = candidates.boxes, candidates.scores, candidates.classes
+        of_maps = candidates.correlation
+        if of_maps is None:
+            raise InputError("Odam-NMS compares heat maps, and these candidates have none")
 
         def correlation(index: torch.Tensor) -> torch.Tensor:
-            return candidates.correlation(index, self.grid_stride)
+            return of_maps(index, self.grid_stride)
 
         return core.odam_nms(boxes, scores, classes, correlation, *self.thresholds)
 

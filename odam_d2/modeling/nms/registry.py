@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from fvcore.common.registry import Registry
 from torch import Tensor
 
-__all__ = ["ODAM_NMS_REGISTRY", "Candidates"]
+from odam_d2.core.nms import Suppression
+
+__all__ = ["ODAM_NMS_REGISTRY", "Candidates", "Postprocessor"]
 
 ODAM_NMS_REGISTRY = Registry("ODAM_NMS")
 ODAM_NMS_REGISTRY.__doc__ = """
@@ -43,3 +46,16 @@ class Candidates:
     classes: Tensor
     iou_thresh: float
     correlation: Callable[[Tensor, float], Tensor] | None = None
+
+
+class Postprocessor(Protocol):
+    """
+    What an entry of the registry returns.
+
+    Attributes:
+        needs_maps: whether it uses ``candidates.correlation``.
+    """
+
+    needs_maps: bool
+
+    def __call__(self, candidates: Candidates) -> Suppression: ...
