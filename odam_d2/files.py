@@ -20,7 +20,7 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -42,8 +42,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _LEFTOVER = re.compile(r"\.odam-[0-9a-f]{32}\.partial")
 
@@ -232,7 +230,7 @@ def write_torch(path: str | os.PathLike, content: object) -> None:
         torch.save(content, file)
 
 
-def read_json(path: str | os.PathLike, check: Callable[[T], bool]) -> T | None:
+def read_json(path: str | os.PathLike, check: Callable[[Any], bool]) -> Any:
     """
     Read JSON that a tool of ours wrote.
 
@@ -245,12 +243,12 @@ def read_json(path: str | os.PathLike, check: Callable[[T], bool]) -> T | None:
     return _read(path, lambda: json.loads(Path(path).read_bytes()), check)
 
 
-def read_torch(path: str | os.PathLike, check: Callable[[T], bool]) -> T | None:
+def read_torch(path: str | os.PathLike, check: Callable[[Any], bool]) -> Any:
     """As :func:`read_json`, for what :func:`write_torch` wrote: tensors and plain containers."""
     return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True), check)
 
 
-def _read(path: str | os.PathLike, load: Callable[[], T], check: Callable[[T], bool]) -> T | None:
+def _read(path: str | os.PathLike, load: Callable[[], Any], check: Callable[[Any], bool]) -> Any:
     if not os.path.isfile(path):
         return None
     try:

@@ -11,11 +11,11 @@ A key that the config does not have is refused, unless it is an argument of what
 
 import argparse
 import sys
-from collections.abc import Mapping
 
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
 
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_lazy
@@ -24,7 +24,7 @@ from odam_d2.engine.lazy_trainer import check_lazy_run, evaluate_checkpoint, tra
 from odam_d2.errors import run_tool
 
 
-def setup(args: argparse.Namespace) -> Mapping:
+def setup(args: argparse.Namespace) -> DictConfig:
     """Make the config of a run and set up logging to its ``train.output_dir``."""
     setup_logger(distributed_rank=comm.get_rank(), name="odam_d2")
     cfg = setup_lazy(args.config_file, args.opts)
@@ -39,7 +39,8 @@ def main(args: argparse.Namespace) -> dict | None:
     cfg = setup(args)
     if args.eval_only:
         return evaluate_checkpoint(cfg, args.resume)
-    return train_lazy(cfg, args.resume)
+    train_lazy(cfg, args.resume)
+    return None
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -34,7 +34,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> dict:
+def main(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; runs once in each process."""
     cfg = setup(args)
     if not args.eval_only:

@@ -57,8 +57,8 @@ class Candidates:
     def above(self, score: float) -> Candidates:
         """Those of at least that score."""
         count = int((self.scores >= score).sum())
-        parts = (self.boxes, self.scores, self.classes, self.maps)
-        return Candidates(self.image_id, *(part[:count] for part in parts))
+        boxes, scores, classes = (x[:count] for x in (self.boxes, self.scores, self.classes))
+        return Candidates(self.image_id, boxes, scores, classes, self.maps[:count])
 
     def correlation(self, index: torch.Tensor) -> torch.Tensor:
         """

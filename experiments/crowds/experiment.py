@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
+from torch import nn
 from tqdm import tqdm
 
 from odam_d2.data.checks import DatasetUse
@@ -21,6 +22,7 @@ from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_dataset
 from odam_d2.engine.whole_checkpoints import is_whole, last_whole, remove_checkpoints
+from odam_d2.errors import UserError
 from odam_d2.files import read_json, write_json
 from odam_d2.fingerprint import (
     ONLY_FOR_TESTING,
@@ -104,6 +106,8 @@ class Experiment:
             save(list(collect(model, cfg, getattr(run, split), self._images(split))), path,
                  fingerprint)  # fmt: skip
             found = load(path, fingerprint)
+        if found is None:
+            raise UserError(f"{str(path)!r} was written, and cannot be read back")
         return found
 
     def _images(self, split: str) -> int | None:
@@ -127,12 +131,12 @@ class Experiment:
         """All figures of one run: ``pairs``, and for each method ``settings`` and ``figures``."""
         path = self.output / run.name / "figures.json"
         self.train(run)
-        asked = {"overlap": self.overlap, "precision": self.precision,
+        parts = {"overlap": self.overlap, "precision": self.precision,
                  "tuning_images": self.tuning_images,
                  "tried": {method: digest(GRIDS[method]) for method in METHODS},
                  "candidates": {split: self._of_candidates(run, split)
                                 for split in ("train", "val")}}  # fmt: skip
-        asked = describe(asked)
+        asked = {key: describe(value) for key, value in parts.items()}
         found = read_json(path, lambda content: content["checksum"] == _checksum(content))
         if found is not None:
             why = differences(found["asked"], asked)
@@ -166,7 +170,7 @@ class _QuietTrainer(Trainer):
     """Evaluates nothing by itself."""
 
     @classmethod
-    def test(cls, cfg, model, evaluators=None):
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
         return {}
 
 
