@@ -15,9 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor
 from tqdm import tqdm
 
 from odam_d2.data import register_datasets
@@ -26,7 +30,7 @@ from odam_d2.errors import UserError
 from odam_d2.modeling.explainers import HeadExplainer, build_explainer
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Viewed, view_of
 
 from .autograd_maps import compare_with_autograd
 from .untrained import build_for_timing
@@ -63,10 +67,12 @@ class BenchmarkCase:
     references: int = 1
 
 
-class _Spread:
+class _Spread(Viewed):
     """Mixin for a ``DenseDetector``: a fixed number of candidates of each level."""
 
-    def forward_inference(self, images, features, predictions):
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
+    ) -> list[Instances]:
         anchors = self.anchor_generator(features)
         if len(anchors) != len(self.odam_spread):
             raise UserError(
@@ -77,15 +83,23 @@ class _Spread:
         object.__setattr__(self, "odam_quota", quota)
         return super().forward_inference(images, features, predictions)
 
-    def _decode_per_level_predictions(self, anchors, scores, deltas, thresh, topk, size):
+    def _decode_per_level_predictions(
+        self,
+        anchors: Boxes,
+        scores: Tensor,
+        deltas: Tensor,
+        thresh: float,
+        topk: int,
+        size: tuple[int, int],
+    ) -> Instances:
         quota = self.odam_quota[len(scores)]
         return super()._decode_per_level_predictions(anchors, scores, deltas, thresh, quota, size)
 
 
-class _Remembering:
+class _Remembering(Viewed):
     """Mixin for a module whose input stays the same: it runs once."""
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.odam_outputs:
             self.odam_outputs.append(super().forward(*args, **kwargs))
         return self.odam_outputs[0]
@@ -117,20 +131,23 @@ def _build(case: BenchmarkCase) -> _Work:
     if case.spread:
         if not hasattr(plain, "forward_inference"):
             raise UserError("--spread is for dense detectors, which have no proposals")
-        state = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
+        state: dict[str, Any] = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
         plain, ours = (view_of(view, _Spread, **state) for view in (plain, ours))
     inputs = [{"image": image}]
     views = [plain, ours]
     # A layer of the backbone is explained by running the backbone.
     names = [] if explainer.settings.layer else ["backbone", "proposal_generator"]
-    outputs = {name: [] for name in names if getattr(model, name, None) is not None}
+    outputs: dict[str, list] = {
+        name: [] for name in names if getattr(model, name, None) is not None
+    }
     for view in (plain, ours):
         remembered = {
             name: view_of(getattr(view, name), _Remembering, odam_outputs=of_part)
             for name, of_part in outputs.items()
         }
         views.append(view_of(view, children=remembered))
-    return _Work(*(functools.partial(view, inputs) for view in views), explainer)
+    plain_run, our_run, plain_head, our_head = (functools.partial(view, inputs) for view in views)
+    return _Work(plain_run, our_run, plain_head, our_head, explainer)
 
 
 def measure(case: BenchmarkCase) -> dict:
@@ -232,7 +249,7 @@ def _peak_of_child(case: BenchmarkCase, way: str) -> float:
         process.join()
 
 
-def _report_peak(case: BenchmarkCase, way: str, sender) -> None:
+def _report_peak(case: BenchmarkCase, way: str, sender: Connection) -> None:
     register_datasets()  # a fresh process
     work = _build(case)
     with borrowed(work.explainer.model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from detectron2.config import CfgNode
 
@@ -47,9 +49,9 @@ def measure_methods(
     plain = view_of(model, odam=None, odam_training=None)
     few = DRiseSettings(num_masks=masks, batch_size=cfg.MODEL.ODAM.D_RISE.BATCH_SIZE)
 
-    def by(method: str, targets: tuple[str, ...] = ("class",)):
+    def by(method: str, targets: tuple[str, ...] = ("class",)) -> Callable[[], object]:
         # D-RISE differentiates nothing.
-        own = {"score": "probability", "smoothing_sigma": 0.0} if method == "d_rise" else {}
+        own: dict = {"score": "probability", "smoothing_sigma": 0.0} if method == "d_rise" else {}
         return lambda: explain(model, inputs, targets, method=method, d_rise=few, **own)
 
     with borrowed(model):

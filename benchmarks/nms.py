@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -74,6 +75,6 @@ def _limit_candidates(model: nn.Module, inputs: list[dict], candidates: int) -> 
     if len(scores) < candidates:
         raise UserError(f"the detector has {len(scores)} candidates only, not {candidates}")
     threshold = float(scores.sort(descending=True).values[candidates - 1 : candidates + 1].mean())
-    for module in model.modules():
-        if hasattr(module, "test_score_thresh"):
-            module.test_score_thresh = threshold
+    owners: list[Any] = [m for m in model.modules() if hasattr(m, "test_score_thresh")]
+    for module in owners:
+        module.test_score_thresh = threshold

@@ -10,12 +10,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
+from torch import Tensor
 
 from odam_d2.errors import UserError
 from odam_d2.modeling.losses import OdamTraining
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Viewed, view_of
 
 from .explaining import timed_in_turns
 from .untrained import initialise
@@ -23,13 +24,15 @@ from .untrained import initialise
 __all__ = ["measure_training"]
 
 
-class _ProposalsNearObjects:
+class _ProposalsNearObjects(Viewed):
     """
     Mixin for a proposal generator: it does its work, and then gives boxes around the objects, as a
     trained one would. So the heads get as many positives as they may sample.
     """
 
-    def forward(self, images, features, gt_instances=None):
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], gt_instances: list[Instances]
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         proposals, losses = super().forward(images, features, gt_instances)
         for given, objects in zip(proposals, gt_instances, strict=True):
             boxes = objects.gt_boxes.tensor.repeat(500 // len(objects), 1)

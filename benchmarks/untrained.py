@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import Backbone, build_model
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
-from detectron2.structures import Boxes
-from torch import nn
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
 
 from odam_d2.engine.weights import load_weights
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Viewed, view_of
 
 __all__ = ["build_for_timing", "initialise", "scale_random_weights", "spread_proposals"]
 
 
-class _SpreadProposals:
+class _SpreadProposals(Viewed):
     """
     Mixin for a proposal generator: it does its work, and then gives boxes of all sizes, because an
     untrained one gives nearly equal ones: 1,000 boxes, sides log-uniform in 24 to 600 pixels and
     aspect ratios in 1/2 to 2, anywhere in the image.
     """
 
-    def forward(self, images, features, gt_instances=None):
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         proposals, losses = super().forward(images, features, gt_instances)
         generator = torch.Generator().manual_seed(0)
         size, aspect, x, y = torch.rand(4, 1000, generator=generator)
@@ -58,10 +63,10 @@ def initialise(model: nn.Module, cfg: CfgNode) -> None:
 
 def spread_proposals(model: nn.Module) -> nn.Module:
     """A view of an untrained model, with proposals of all sizes where it has proposals."""
-    if getattr(model, "proposal_generator", None) is None:
+    generator = getattr(model, "proposal_generator", None)
+    if generator is None:
         return model
-    rpn = view_of(model.proposal_generator, _SpreadProposals)
-    return view_of(model, children={"proposal_generator": rpn})
+    return view_of(model, children={"proposal_generator": view_of(generator, _SpreadProposals)})
 
 
 @torch.no_grad()
@@ -75,11 +80,12 @@ def scale_random_weights(model: nn.Module) -> None:
     are distances, as FCOS's are, untrained ones have no size and would be dropped: they get some.
     """
     if isinstance(getattr(model, "box2box_transform", None), Box2BoxTransformLinear):
-        nn.init.constant_(model.head.bbox_pred.bias, 2.0)
+        nn.init.constant_(model.get_parameter("head.bbox_pred.bias"), 2.0)
     parameter = next(model.parameters())
-    unit = max(model.backbone.size_divisibility, 64)
+    backbone: Backbone = model.backbone
+    unit = max(backbone.size_divisibility, 64)
     image = torch.randn(1, 3, 2 * unit, 3 * unit, dtype=parameter.dtype, device=parameter.device)
-    size = max(feature.std() for feature in model.backbone(image * 60).values())
-    bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
+    size = max(feature.std() for feature in backbone(image * 60).values())
+    bottom_up = getattr(backbone, "bottom_up", backbone)
     first = next(module for module in bottom_up.modules() if isinstance(module, nn.Conv2d))
     first.weight /= size

@@ -4,13 +4,22 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["Call", "class_name", "own_parts", "view_of", "watched", "with_replaced"]
+__all__ = ["Call", "Viewed", "class_name", "own_parts", "view_of", "watched", "with_replaced"]
 
 M = TypeVar("M", bound=nn.Module)
+
+if TYPE_CHECKING:
+    Viewed: TypeAlias = Any
+else:
+    Viewed = object
+"""
+Base of mixins in front of a class that the user's model decides on: Detectron2's classes, to which
+``self`` and ``super()`` belong then, have no types.
+"""
 
 _KNOWN = ("detectron2", "odam_d2", "torch")
 
@@ -166,7 +175,7 @@ def with_replaced(module: M, replacements: dict[nn.Module, nn.Module]) -> M:
     return view_of(module, children=children) if children else module
 
 
-class _WritesThrough:
+class _WritesThrough(Viewed):
     """Mixin for views: attributes that are set on it are also set on the module behind it."""
 
     odam_writes_to: nn.Module
