@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from odam_d2.data import register_datasets
 from odam_d2.engine import Trainer, load_weights, setup_cfg
-from odam_d2.engine.checks import check_run
+from odam_d2.engine.checks import check_class_ids, check_run
 from odam_d2.engine.launching import launch_tool
 from odam_d2.engine.weights import starting_weights
 from odam_d2.errors import run_tool
@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> dict | None:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
+    check_class_ids(model, (), cfg.DATASETS.TEST)
     load_weights(model, starting_weights(cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, args.resume))
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

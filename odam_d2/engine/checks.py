@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import logging
 import os
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -21,12 +23,15 @@ from .evaluators import check_evaluators, evaluated_use
 from .weights import check_weights_exist, starting_weights
 
 __all__ = [
+    "check_class_ids",
     "check_classes",
     "check_dataset",
     "check_num_gpus",
     "check_output_folder",
     "check_run",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def check_num_gpus(num_gpus: int) -> None:
@@ -90,6 +95,49 @@ def check_classes(model: nn.Module, dataset: str, settings: ExplainSettings | No
             f"the detector has {found} classes and {dataset!r} has {len(names)} ({listed}); set "
             "DATASETS.TEST to what it was trained for"
         )
+
+
+def check_class_ids(model: nn.Module, training: Iterable[str], testing: Iterable[str]) -> None:
+    """
+    Check that a detector can learn, and be evaluated on, the classes of data sets; those were
+    checked by themselves. Another number of classes is right, and told, as long as none is beyond
+    the detector's. Detectors without ``num_classes`` in Detectron2's places are not checked.
+
+    Args:
+        model: in training or not.
+        training, testing: names of data sets.
+
+    Raises:
+        UserError: an object to learn from is of a class that the detector does not have.
+    """
+    count = getattr(getattr(model, "roi_heads", model), "num_classes", None)
+    if not isinstance(count, int):
+        return
+    training = list(training)
+    for name in dict.fromkeys([*training, *testing]):
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        most = len(classes) if classes else 0
+        if name in training and (classes is None or most > count):
+            most = max(most, highest := _highest_class(DatasetCatalog.get(name)) + 1)
+            if highest > count:
+                raise UserError(
+                    f"data set {name!r} has objects of class {highest - 1}, counted from 0, and "
+                    f"the detector has {count} classes: its NUM_CLASSES (num_classes in a "
+                    f"LazyConfig) must be {most}"
+                )
+        if most and most != count:
+            logger.warning(
+                "The detector has %d classes (NUM_CLASSES), and data set %r has %d: is that meant?",
+                *(count, name, most),
+            )
+
+
+def _highest_class(entries: object) -> int:
+    """Of the objects that are learned from; -1 where there are none, or they are not listed."""
+    if not isinstance(entries, Sequence):
+        return -1
+    objects = (found for entry in entries for found in entry.get("annotations", ()))
+    return max((int(x["category_id"]) for x in objects if not x.get("iscrowd", 0)), default=-1)
 
 
 def check_output_folder(folder: str | os.PathLike) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -11,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 from torch import nn
 
 from odam_d2.data.checks import DatasetUse
-from odam_d2.errors import UserError
+from odam_d2.errors import UserError, one_line
 from odam_d2.evaluation import (
     CrowdEvaluator,
     ExplanationEvaluator,
@@ -19,7 +20,13 @@ from odam_d2.evaluation import (
     KnownCauseEvaluator,
 )
 
-__all__ = ["build_evaluator", "check_evaluators", "evaluated_use", "evaluates_maps"]
+__all__ = [
+    "build_evaluator",
+    "check_evaluators",
+    "evaluated_use",
+    "evaluates_maps",
+    "evaluation_errors",
+]
 
 
 def _coco(
@@ -66,6 +73,17 @@ _OF_MAPS = {"explanation", "known_causes"}
 def evaluates_maps(cfg: CfgNode) -> bool:
     """Whether an evaluator asks for heat maps, which need not be made otherwise."""
     return "ODAM" in cfg.TEST and not _OF_MAPS.isdisjoint(cfg.TEST.ODAM.EVALUATORS)
+
+
+@contextlib.contextmanager
+def evaluation_errors() -> Iterator[None]:
+    """Around an evaluation: Detectron2 sees at its end only that a class is none of the data's."""
+    try:
+        yield
+    except AssertionError as error:
+        if "A prediction has class" not in str(error):
+            raise
+        raise UserError(f"{one_line(error)} Does NUM_CLASSES fit the data set?") from error
 
 
 def check_evaluators(cfg: CfgNode) -> None:

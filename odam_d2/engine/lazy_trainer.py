@@ -32,7 +32,8 @@ from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError, one_line
 
 from .checkpointer import SafeCheckpointer
-from .checks import check_dataset
+from .checks import check_class_ids, check_dataset
+from .evaluators import evaluation_errors
 from .lazy_setup import select
 from .proposals import check_proposals
 from .seeded_training import LossNormalizers, seeded_iterations, seeded_loader
@@ -100,6 +101,11 @@ def dataset_names(cfg: DictConfig, split: str) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def _read_as_detectron(cfg: DictConfig, split: str) -> tuple[str, ...]:
+    """The data sets of a split whose entries are what a detector sees: by no mapper of its own."""
+    return dataset_names(cfg, split) if maps_as_detectron(cfg, split) else ()
+
+
 def build_lazy(node: DictConfig, part: str) -> Any:
     """
     Instantiate a part of a config.
@@ -125,6 +131,7 @@ def evaluate_checkpoint(cfg: DictConfig, resume: bool) -> dict:
         UserError: the model cannot be built, or the checkpoint does not fit it.
     """
     model = _without_maps(build_lazy_model(cfg))
+    check_class_ids(model, (), _read_as_detectron(cfg, "test"))
     load_weights(model, _starting_weights(cfg, resume), "train.init_checkpoint")
     return _evaluate(cfg, model)
 
@@ -135,11 +142,14 @@ def train_lazy(cfg: DictConfig, resume: bool) -> None:
     ``train.output_dir``. On Ctrl-C, what was trained so far is saved first.
 
     Raises:
-        UserError: something of the config cannot be built, the weights are no checkpoint, or the
-            loss is not finite any more.
+        UserError: something of the config cannot be built, an object is of a class that the
+            detector does not have, the weights are no checkpoint, or the loss is not finite any
+            more.
         KeyboardInterrupt: with a message that says up to where the training is saved.
     """
     model = _without_maps(build_lazy_model(cfg))
+    names = {split: _read_as_detectron(cfg, split) for split in ("train", "test")}
+    check_class_ids(model, names["train"], names["test"])
     logger.info("Model:\n%s", model)
     cfg.optimizer.params.model = model
     optimizer = build_lazy(cfg.optimizer, "optimizer")
@@ -185,7 +195,8 @@ def _resume_or_load(
 def _evaluate(cfg: DictConfig, model: nn.Module) -> dict:
     loader = _build_loader(cfg, "test")
     evaluator = build_lazy(cfg.dataloader.evaluator, "dataloader.evaluator")
-    results = inference_on_dataset(model, loader, evaluator)
+    with evaluation_errors():
+        results = inference_on_dataset(model, loader, evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results

@@ -19,7 +19,8 @@ from odam_d2.errors import UserError
 from .augmentation import without_maps
 from .building import building_errors
 from .checkpointer import SafeCheckpointer
-from .evaluators import build_evaluator, evaluates_maps
+from .checks import check_class_ids
+from .evaluators import build_evaluator, evaluates_maps, evaluation_errors
 from .heat_map_hook import HeatMapImages
 from .proposals import check_proposals
 from .seeded_training import LossNormalizers, seeded_iterations, seeded_loader
@@ -90,7 +91,8 @@ class Trainer(DefaultTrainer):
         if evaluators is None:
             plain = model.module if isinstance(model, DistributedDataParallel) else model
             evaluators = [build_evaluator(cfg, name, plain) for name in cfg.DATASETS.TEST]
-        return super().test(cfg, model, evaluators)
+        with evaluation_errors():
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -107,7 +109,8 @@ class Trainer(DefaultTrainer):
             build_evaluator(cfg, name, folder="inference_TTA", maps=False)
             for name in cfg.DATASETS.TEST
         ]
-        found = super().test(cfg, augmented, evaluators)
+        with evaluation_errors():
+            found = super().test(cfg, augmented, evaluators)
         return {f"{name}_TTA": value for name, value in found.items()}
 
     def build_hooks(self) -> list[HookBase]:
@@ -156,8 +159,10 @@ class Trainer(DefaultTrainer):
         first, so that ``--resume`` continues after the last finished iteration.
 
         Raises:
-            UserError: the loss is not finite any more.
+            UserError: an object is of a class that the detector does not have, or the loss is not
+                finite any more.
         """
+        check_class_ids(self.checkpointer.model, self.cfg.DATASETS.TRAIN, self.cfg.DATASETS.TEST)
         with nothing_lost(self, self.checkpointer, "SOLVER.BASE_LR"):
             save_if_finished(self, self.checkpointer, self.start_iter, self.max_iter)
             return super().train()

@@ -295,3 +295,13 @@ def test_a_broken_interpolation_is_named(tmp_path):
     (tmp_path / "config.py").write_text("model = dict(a='${nowhere}', b=dict(c=1))\n")
     with pytest.raises(UserError, match=r"config key a cannot be read"):
         setup_lazy(str(tmp_path / "config.py"), ["model.a.b=2"])
+
+
+def test_objects_of_classes_that_the_detector_has_not_end_it_before_a_step(tmp_path, capsys):
+    """They are of classes 0 to 3: with 3 of them, Detectron2 takes the last for background."""
+    few = ("model.num_classes=3", "model.head.num_classes=3")
+    assert train(tmp_path, *few) == 1
+    said = capsys.readouterr().err
+    assert "data set 'tiny_lazy' has objects of class 3, counted from 0" in said
+    assert "must be 6" in said
+    assert not list(tmp_path.glob("*.pth"))

@@ -330,3 +330,33 @@ def test_as_a_program_it_fails_with_one_sentence_and_a_status():
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "error: config file 'none.yaml' does not exist"
     assert "Traceback" not in result.stderr
+
+
+def test_objects_of_classes_that_the_detector_has_not_end_it_before_a_step(tmp_path, capsys):
+    """They are of classes 0 to 3: with 3 of them, Detectron2 takes the last for background."""
+    options = ["SOLVER.MAX_ITER", "1", "MODEL.ROI_HEADS.NUM_CLASSES"]
+    assert train(tmp_path / "few", *options, "3") == 1
+    said = capsys.readouterr().err
+    assert "data set 'tiny_train_net' has objects of class 3, counted from 0" in said
+    assert "the detector has 3 classes" in said
+    assert "must be 6" in said
+    assert not list((tmp_path / "few").glob("*.pth"))
+    assert train(tmp_path / "enough", *options, "4") == 0
+    assert (
+        "has 4 classes (NUM_CLASSES), and data set 'tiny_train_net' has 6"
+        in capsys.readouterr().out
+    )
+
+
+def test_detections_of_classes_that_the_data_set_has_not_are_one_sentence(tmp_path, capsys):
+    """Of 60 classes at random, some of 40 detections are none of the data set's 6."""
+    options = ["MODEL.ROI_HEADS.NUM_CLASSES", "60", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    assert train(tmp_path, *options, "SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "1e-9") == 1
+    of_training = capsys.readouterr()
+    options += ["MODEL.WEIGHTS", tmp_path / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run("--config-file", CONFIG, "--eval-only", *SMALL, *options) == 1
+    for said in (of_training, capsys.readouterr()):
+        assert "The detector has 60 classes (NUM_CLASSES), and data set" in said.out
+        assert "but the dataset only has 6 classes" in said.err
+        assert "Does NUM_CLASSES fit the data set?" in said.err
+        assert "Traceback" not in said.err + said.out
