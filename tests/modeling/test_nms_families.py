@@ -194,6 +194,8 @@ def test_training_knows_nothing_of_it():
         (["NAME", "soft_nms", "SOFT_SIGMA", 0.0], "MODEL.ODAM.NMS.SOFT_SIGMA is 0.0"),
         (["NAME", "soft_nms", "SOFT_IOU_THRESH", -1.0], "MODEL.ODAM.NMS.SOFT_IOU_THRESH is -1.0"),
         (["NAME", "soft_nms", "SOFT_SCORE_THRESH", 2.0], "MODEL.ODAM.NMS.SOFT_SCORE_THRESH is 2"),
+        (["NAME", "odam_nms", "SOFT_METHOD", "gausian"], "MODEL.ODAM.NMS.SOFT_METHOD is 'gausian'"),
+        (["SIM_THRESH_HIGH", 70.0], "MODEL.ODAM.NMS.SIM_THRESH_HIGH is 70.0"),
         (["RECORD", True], "MODEL.ODAM.NMS.RECORD needs an NMS"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from odam_d2.core.errors import InputError
 from odam_d2.core.ranges import check_text
 
+from .postprocessors import OdamNms, SoftNms
 from .registry import ODAM_NMS_REGISTRY, Postprocessor
 
 __all__ = ["build_odam_nms"]
@@ -18,8 +19,10 @@ def build_odam_nms(cfg: CfgNode) -> Postprocessor | None:
 
     Raises:
         InputError: the name is not registered (the message lists those that are), or a value is
-            out of its range.
+            out of its range, be it of an entry of ours that is not chosen.
     """
+    for entry in (SoftNms, OdamNms):
+        entry(cfg)
     name = cfg.MODEL.ODAM.NMS.NAME
     if not name:
         return None
