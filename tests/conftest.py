@@ -14,6 +14,8 @@ import torch
 from detectron2.utils.logger import setup_logger
 from oracle import FASTER_RCNN, RETINANET, SLIM, zoo_model
 
+from odam_d2.core import windows
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread_per_worker():
@@ -45,6 +47,12 @@ def faster_rcnn():
 @pytest.fixture
 def retinanet():
     return zoo_model(RETINANET, opts=SLIM)
+
+
+@pytest.fixture(params=[False, True], ids=["one_by_one", "together"])
+def together(request, monkeypatch):
+    """The way that windows are computed in on the CPU, and that of accelerators."""
+    monkeypatch.setattr(windows, "computes_together", lambda _device: request.param)
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """
-RoIAlign as plain, separable tensor algebra, and the heat maps of what was pooled by it.
+RoIAlign as plain, separable tensor algebra.
 
 RoIAlign (He et al., "Mask R-CNN", ICCV 2017) averages bilinear samples that lie on a product grid.
 Bilinear weights factor, averaging over a bin factors, and so does the border rule (a sample beyond
@@ -9,23 +9,24 @@ Bilinear weights factor, averaging over a bin factors, and so does the border ru
     d(output)/d(feature[c]) = rows^T @ d(output)/d(pooled[c]) @ columns.
 
 The matrices are zero outside a window of cells around the box, so only the window is touched. It is
-the arithmetic of torchvision's kernel, in the same order, and differentiable any number of times.
+the arithmetic of torchvision's kernel, in the same order.
 
-Shape shorthand: N boxes, T targets, C channels, (H, W) feature grid, (R, S) pooled grid, (h, w)
-window. Boxes are XYXY in network-input pixels.
+Shape shorthand: N boxes, (H, W) feature grid, (R, S) pooled grid, (h, w) window. Boxes are XYXY in
+network-input pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heatmap import smooth, smoothing_radius
-from .windows import cut_window, cut_windows, paste_window
+from odam_d2.core.heatmap import gaussian_kernel, smoothing_radius
 
-__all__ = ["BoxPooling", "RoIAlignSpec", "adjoint", "pooled_heat_maps", "roi_align"]
+__all__ = ["BoxPooling", "Grids", "RoIAlignSpec"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,50 @@ class RoIAlignSpec:
 
 
 @dataclass(frozen=True)
+class Grids:
+    """
+    What each of N boxes is pooled from, and how: of (N,) each, in the dtype of the boxes.
+
+    Attributes:
+        rows, columns: of the feature map, in cells.
+        scale, sampling_ratio, aligned: see :class:`RoIAlignSpec`.
+        first: the number of the feature map's first cell, where the cells of all maps are counted.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    scale: Tensor
+    sampling_ratio: Tensor
+    aligned: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        features: Sequence[Tensor],
+        specs: Sequence[RoIAlignSpec],
+        image: Tensor,
+        level: Tensor,
+    ) -> Grids:
+        """
+        Args:
+            features: of each level (I, C, H, W).
+            specs: of each level.
+            image, level: (N,), which of them each box is pooled from.
+        """
+        numbers, first = [], 0
+        for feature, spec in zip(features, specs, strict=True):
+            height, width = feature.shape[-2:]
+            numbers.append(
+                [height, width, spec.spatial_scale, spec.sampling_ratio, spec.aligned, first]
+            )
+            first += len(feature) * height * width
+        table = torch.tensor(numbers, dtype=torch.float64, device=image.device)
+        rows, columns, scale, ratio, aligned, start = table[level].unbind(dim=1)
+        return cls(rows, columns, scale, ratio, aligned, start + image * rows * columns)
+
+
+@dataclass(frozen=True)
 class BoxPooling:
     """
     RoIAlign of N boxes as matrices on windows.
@@ -55,185 +100,118 @@ class BoxPooling:
         rows: (N, R, h), weights of the window's rows in each row of bins; h is the largest
             window's, the weights of a smaller one are zero beyond its extent.
         columns: (N, S, w), likewise for columns.
-        origins: (N, 2) integers, (row, column) of each window's first cell.
-        extents: (N, 2) integers, (rows, columns) of each window; it lies inside the feature map.
+        windows: (N, 4) int64: row and column of the window's first cell, its rows and columns; it
+            lies inside the feature map.
+        places: the same on the host.
     """
 
     rows: Tensor
     columns: Tensor
-    origins: Tensor
-    extents: Tensor
+    windows: Tensor
+    places: list[tuple[int, int, int, int]]
 
     @classmethod
-    def of_boxes(cls, boxes: Tensor, grid: Sequence[int], spec: RoIAlignSpec) -> "BoxPooling":
+    def of_boxes(cls, boxes: Tensor, grids: Grids, size: tuple[int, int]) -> BoxPooling:
         """
         Args:
             boxes: (N, 4), XYXY in input pixels; of the dtype in which the kernel would compute.
-            grid: (H, W) of the feature map.
-            spec: the layer's parameters.
+            grids: of the feature maps.
+            size: (R, S) of the pooled grid.
         """
-        rows, top, height = _axis_matrices(
-            boxes[:, 1], boxes[:, 3], grid[0], spec.output_size[0], spec
+        vertical = _Axis(boxes[:, 1], boxes[:, 3], grids.rows, grids, size[0])
+        horizontal = _Axis(boxes[:, 0], boxes[:, 2], grids.columns, grids, size[1])
+        first_row, height = vertical.window()
+        first_column, width = horizontal.window()
+        windows = torch.stack([first_row, first_column, height, width], dim=1)
+        samples = torch.stack([vertical.samples, horizontal.samples], dim=1).long()
+        known = torch.cat([windows, samples], dim=1).tolist()  # the only time that the host waits
+        most = [max(numbers, default=0) for numbers in zip(*known, strict=True)] or [0] * 6
+        return cls(
+            vertical.matrices(first_row, most[2], most[4]),
+            horizontal.matrices(first_column, most[3], most[5]),
+            windows,
+            [(top, left, height, width) for top, left, height, width, *_ in known],
         )
-        columns, left, width = _axis_matrices(
-            boxes[:, 0], boxes[:, 2], grid[1], spec.output_size[1], spec
+
+    def extents(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of some windows."""
+        return self.windows[index, 2], self.windows[index, 3]
+
+    def smoothed(self, sigma: float) -> BoxPooling:
+        """
+        With the Gaussian of :func:`smooth` in the matrices, since it is separable as well. Windows
+        are wider on each side by its radius, and may stick out of the feature map.
+        """
+        if sigma == 0:
+            return self
+        kernel, margin = gaussian_kernel(sigma, self.rows)[None, None], smoothing_radius(sigma)
+        rows, columns = (
+            F.conv1d(x.flatten(0, 1)[:, None], kernel, padding=2 * margin).view(*x.shape[:2], -1)
+            for x in (self.rows, self.columns)
         )
-        return cls(rows, columns, torch.stack([top, left], 1), torch.stack([height, width], 1))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[int, int, int, int]]]:
-        """One box after the other: rows (R, h), columns (S, w), window (row, column, h, w)."""
-        windows = torch.cat([self.origins, self.extents], dim=1).tolist()
-        for rows, columns, window in zip(self.rows, self.columns, windows, strict=True):
-            yield rows[:, : window[2]], columns[:, : window[3]], tuple(window)
-
-
-def _axis_matrices(
-    low: Tensor, high: Tensor, cells: int, bins: int, spec: RoIAlignSpec
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (N, bins, window) of one axis, first cell (N,) and length (N,) of each window."""
-    offset = 0.5 if spec.aligned else 0.0
-    start = low * spec.spatial_scale - offset
-    extent = (high * spec.spatial_scale - offset) - start
-    if not spec.aligned:
-        extent = extent.clamp(min=1.0)
-    size = extent / bins
-    samples = (
-        torch.full_like(extent, spec.sampling_ratio) if spec.sampling_ratio > 0 else size.ceil()
-    )
-    # A box turned inside out has no samples at all; RoIAlign gives it zeros.
-    samples = samples.clamp(min=0)
-    counts = samples.clamp(min=1)[:, None, None]
-
-    most = int(samples.max()) if len(samples) else 0
-    k = torch.arange(most, dtype=low.dtype, device=low.device)
-    step = torch.arange(bins, device=low.device)[:, None] * size[:, None, None]  # (N, bins, 1)
-    # In this order, roundings are the kernel's own: a sample 300 cells from the corner would
-    # otherwise move by 1e-5 of a cell in float32.
-    within = (k + 0.5) * size[:, None, None] / counts  # (N, 1, most)
-    position = start[:, None, None] + step + within
-    used = (k < samples[:, None, None]) & (position >= -1) & (position <= cells)
-    position = position.clamp(min=0)
-    before = position.floor().clamp(max=cells - 1)
-    fraction = torch.where(before == cells - 1, torch.zeros_like(position), position - before)
-    share = used.to(low.dtype) / counts
-
-    before = before.long()
-    after = (before + 1).clamp(max=cells - 1)
-    first = before.amin(dim=(1, 2)) if most else before.new_zeros(len(low))
-    length = after.amax(dim=(1, 2)) - first + 1 if most else torch.ones_like(first)
-    weights = low.new_zeros((len(low), bins, int(length.max()) if len(low) else 1))
-    weights.scatter_add_(2, before - first[:, None, None], (1 - fraction) * share)
-    weights.scatter_add_(2, after - first[:, None, None], fraction * share)
-    return weights, first, length
+        windows = self.windows + self.windows.new_tensor([-margin, -margin, 2 * margin, 2 * margin])
+        places = [
+            (top - margin, left - margin, height + 2 * margin, width + 2 * margin)
+            for top, left, height, width in self.places
+        ]
+        return BoxPooling(rows, columns, windows, places)
 
 
-def roi_align(feature: Tensor, boxes: Tensor, spec: RoIAlignSpec) -> Tensor:
-    """
-    RoIAlign of one image's feature map.
+class _Axis:
+    """Samples of one axis of N boxes."""
 
-    Args:
-        feature: (C, H, W).
-        boxes: (N, 4), XYXY in input pixels.
-        spec: the layer's parameters.
+    def __init__(self, low: Tensor, high: Tensor, cells: Tensor, grids: Grids, bins: int):
+        scale, aligned = grids.scale.to(low.dtype), grids.aligned.bool()
+        offset = aligned * 0.5
+        self.start = low * scale - offset
+        extent = (high * scale - offset) - self.start
+        extent = torch.where(aligned, extent, extent.clamp(min=1.0))
+        self.size, self.bins, self.last = extent / bins, bins, cells.to(low.dtype) - 1
+        ratio = grids.sampling_ratio.to(low.dtype)
+        # A box turned inside out has no samples at all; RoIAlign gives it zeros.
+        self.samples = torch.where(ratio > 0, ratio, self.size.ceil()).clamp(min=0)
 
-    Returns:
-        (N, C, R, S), differentiable with respect to ``feature`` any number of times.
-    """
-    pooled = [
-        rows @ cut_window(feature, window) @ columns.t()
-        for rows, columns, window in BoxPooling.of_boxes(boxes, feature.shape[-2:], spec)
-    ]
-    return (
-        torch.stack(pooled) if pooled else feature.new_zeros((0, len(feature), *spec.output_size))
-    )
+    def _positions(self, bins: Tensor, k: Tensor) -> Tensor:
+        """Of sample k of some bins, (N, bins, samples), in cells."""
+        # In this order, roundings are the kernel's own: a sample 300 cells from the corner would
+        # otherwise move by 1e-5 of a cell in float32.
+        size, counts = self.size[:, None, None], self.samples.clamp(min=1)[:, None, None]
+        return self.start[:, None, None] + bins * size + (k + 0.5) * size / counts
 
+    def _cells(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell before each position, and the one after it."""
+        last = self.last[:, None, None]
+        before = torch.minimum(positions.clamp(min=0).floor(), last)
+        return before, torch.minimum(before + 1, last)
 
-def adjoint(gradient: Tensor, boxes: Tensor, grid: tuple[int, int], spec: RoIAlignSpec) -> Tensor:
-    """
-    The transpose of :func:`roi_align`: carries gradients of pooled features to the feature map.
+    def window(self) -> tuple[Tensor, Tensor]:
+        """First cell (N,) and length (N,) of the window that the samples need."""
+        bins = torch.arange(2, device=self.size.device)[:, None] * (self.bins - 1)
+        k = torch.stack([torch.zeros_like(self.samples), self.samples.clamp(min=1) - 1], dim=1)
+        before, after = self._cells(self._positions(bins, k[:, :, None]))
+        first = before.amin(dim=(1, 2))
+        return first.long(), (after.amax(dim=(1, 2)) - first + 1).long()
 
-    Args:
-        gradient: (N, C, R, S), one for each box.
-        boxes: (N, 4), XYXY in input pixels.
-        grid: (H, W) of the feature map.
-        spec: the layer's parameters.
+    def matrices(self, first: Tensor, length: int, most: int) -> Tensor:
+        """
+        Weights (N, bins, length).
 
-    Returns:
-        (N, C, H, W), not summed over boxes. Zero outside each box's window.
-    """
-    full = [
-        paste_window(rows.t() @ g @ columns, window, grid)
-        for g, (rows, columns, window) in zip(
-            gradient, BoxPooling.of_boxes(boxes, grid, spec), strict=True
-        )
-    ]
-    return torch.stack(full) if full else gradient.new_zeros((0, gradient.shape[1], *grid))
-
-
-def pooled_heat_maps(
-    feature: Tensor,
-    boxes: Tensor,
-    gradient: Tensor,
-    spec: RoIAlignSpec,
-    sigma: float = 0.0,
-    signed: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """
-    Heat maps of outputs that a head computed from each box's pooled feature alone.
-
-    Boxes are visited one at a time: their windows differ in size, and one window is small enough
-    for the caches (*measured*: 40 times faster than padding them into batches, on 2 CPU cores).
-
-    Args:
-        feature: (C, H, W), what was pooled from.
-        boxes: (N, 4), XYXY in input pixels.
-        gradient: (N, T, C, R, S), derivative of each of T outputs with respect to the box's pooled
-            feature.
-        spec: the layer's parameters.
-        sigma: see :func:`heat_map`.
-        signed: leave out the ReLU, for maps that are to be added up first.
-
-    Returns:
-        maps (N, T, h, w), padded with zeros to the largest window, and window origins (N, 2).
-    """
-    margin = smoothing_radius(sigma)
-    pooling = BoxPooling.of_boxes(boxes, feature.shape[-2:], spec)
-    origins = pooling.origins - margin
-    largest = (pooling.extents.amax(dim=0) + 2 * margin).tolist() if len(boxes) else [0, 0]
-    maps = gradient.new_zeros((len(boxes), gradient.shape[1], *largest))
-    places = [
-        (top - margin, left - margin, height + 2 * margin, width + 2 * margin)
-        for _, _, (top, left, height, width) in pooling
-    ]
-    windows = cut_windows(feature, places)
-    for i, ((rows, columns, _), window) in enumerate(zip(pooling, windows, strict=True)):
-        # Where a window has fewer rows than bins, spreading shrinks the gradient. It also adds up
-        # bins before channels: in float32 the other order loses digits where bins cancel.
-        if sigma == 0 and rows.shape[1] > len(rows):
-            one = _contracted_map(rows, columns, gradient[i], window)
-        else:
-            spread = F.pad(rows.t() @ gradient[i] @ columns, (margin,) * 4)
-            one = (smooth(spread, sigma) * window).sum(dim=-3)
-        maps[i, :, : one.shape[-2], : one.shape[-1]] = one
-    return (maps if signed else maps.relu_()), origins
-
-
-def _contracted_map(rows: Tensor, columns: Tensor, gradient: Tensor, window: Tensor) -> Tensor:
-    """
-    ``heat_map(rows^T @ gradient @ columns, window)`` before its ReLU, without the gradient on the
-    window, the largest tensor of all: channels are summed for each column before rows are spread
-    out.
-
-    Args:
-        rows: (R, h); columns: (S, w).
-        gradient: (T, C, R, S).
-        window: (C, h, w).
-
-    Returns:
-        (T, h, w).
-    """
-    t, c, r, s = gradient.shape
-    spread = columns.t() @ gradient.permute(3, 0, 2, 1).reshape(s, t * r * c)  # (w, T R C)
-    summed = spread.view(-1, t * r, c) @ window.permute(2, 0, 1).contiguous()  # (w, T R, h)
-    summed = summed.view(-1, t, r, rows.shape[1])
-    return torch.einsum("wtrh,rh->thw", summed, rows)
+        Args:
+            first: cell (N,) of each window.
+            length: of the largest window.
+            most: samples of a bin, at most.
+        """
+        samples = self.samples[:, None, None]
+        k = torch.arange(most, dtype=self.size.dtype, device=self.size.device)
+        used = k < samples
+        bins = torch.arange(self.bins, device=self.size.device)[:, None]
+        positions = self._positions(bins, torch.minimum(k, samples.clamp(min=1) - 1))
+        used = used & (positions >= -1) & (positions <= self.last[:, None, None] + 1)
+        before, after = self._cells(positions)
+        fraction = (positions.clamp(min=0) - before).masked_fill(before == after, 0)
+        share = used.to(fraction.dtype) / samples.clamp(min=1)
+        weights = fraction.new_zeros((len(first), self.bins, length))
+        first = first[:, None, None]
+        weights.scatter_add_(2, before.long() - first, (1 - fraction) * share)
+        weights.scatter_add_(2, after.long() - first, fraction * share)
+        return weights

@@ -9,11 +9,13 @@ from torch import Tensor
 
 __all__ = [
     "add_windows",
+    "computes_together",
     "cut_window",
     "cut_windows",
     "join_windows",
     "paste_window",
-    "refine_windows",
+    "placed",
+    "refined",
 ]
 
 Window = tuple[int, int, int, int]
@@ -112,20 +114,15 @@ def join_windows(
     return joined, first
 
 
-def refine_windows(values: Tensor, origins: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+def refined(values: Tensor, ratio: int) -> Tensor:
     """
-    Windows on a grid whose cells are ``ratio`` times smaller: each cell's value is shared evenly by
-    the cells that it covers, so that a map keeps its sum.
-
-    Args:
-        values: (N, T, h, w).
-        origins: (N, 2), (row, column) of each window's first cell.
-        ratio: cells along each side of a cell.
+    Maps (..., h, w) on a grid whose cells are ``ratio`` times smaller: each cell's value is shared
+    evenly by the cells that it covers, so that a map keeps its sum.
     """
     if ratio == 1:
-        return values, origins
+        return values
     finer = values.repeat_interleave(ratio, dim=-1).repeat_interleave(ratio, dim=-2)
-    return finer / ratio**2, origins * ratio
+    return finer / ratio**2
 
 
 def add_windows(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -141,9 +138,59 @@ def add_windows(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tenso
     last = torch.stack([o + o.new_tensor(v.shape[-2:]) for v, o in windows]).amax(dim=0)
     values = windows[0][0]
     height, width = (last - first).amax(dim=0).tolist() if len(first) else (0, 0)
+    if computes_together(values.device):
+        parts = []
+        for values, origins in windows:
+            extents = [torch.full_like(origins[:, 0], side) for side in values.shape[-2:]]
+            parts.append(placed(values.flatten(2), extents, (height, width), origins - first))
+        return torch.stack(parts).sum(dim=0), first
     total = values.new_zeros((*values.shape[:2], height, width))
     for values, origins in windows:
         for i, (row, column) in enumerate((origins - first).tolist()):
             window = total[i, :, row : row + values.shape[-2], column : column + values.shape[-1]]
             window += values[i]
     return total, first
+
+
+def computes_together(device: torch.device) -> bool:
+    """
+    Whether windows of different sizes are computed together, padded to one, or one at a time: one
+    window is small enough for the caches of a CPU, while an accelerator waits for each operation.
+    """
+    return device.type != "cpu"
+
+
+def placed(
+    values: Tensor,
+    extents: Sequence[Tensor],
+    size: Sequence[int],
+    shift: Tensor | None = None,
+    ratio: Tensor | None = None,
+) -> Tensor:
+    """
+    Windows of N instances at their places among others, in a number of operations that does not
+    depend on N.
+
+    Args:
+        values: (N, T, a), the cells of each window, row by row, and perhaps more after them.
+        extents: rows and columns of each window, (N,).
+        size: (rows, columns) of what is returned.
+        shift: (N, 2), the place there of each window's first cell; None for the first one.
+        ratio: (N,), cells of what is returned along a side of a window's, see :func:`refined`.
+
+    Returns:
+        (N, T, rows, columns), zero outside of the windows.
+    """
+    y = torch.arange(size[0], device=values.device)[:, None]
+    x = torch.arange(size[1], device=values.device)
+    if shift is not None:
+        y, x = y - shift[:, 0, None, None], x - shift[:, 1, None, None]
+    if ratio is not None:
+        times = ratio[:, None, None]
+        y, x = (position.div(times, rounding_mode="floor") for position in (y, x))
+        values = values / times**2
+    height, width = (extent[:, None, None] for extent in extents)
+    inside = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).flatten(1)
+    cell = (y * width + x).flatten(1).masked_fill(~inside, 0)
+    found = values.gather(2, cell[:, None].expand(-1, values.shape[1], -1))
+    return (found * inside[:, None]).view(*values.shape[:2], *size)

@@ -1,4 +1,4 @@
-"""Separable RoIAlign against torchvision's kernel."""
+"""Separable RoIAlign, and maps of what was pooled by it, against torchvision's kernel."""
 
 import pytest
 import torch
@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from odam_d2.core.heatmap import heat_map
-from odam_d2.core.roi_align import RoIAlignSpec, adjoint, pooled_heat_maps, roi_align
-from odam_d2.core.windows import paste_window
+from odam_d2.core.pooled_windows import pooled_heat_maps
+from odam_d2.core.roi_align import BoxPooling, Grids, RoIAlignSpec
+from odam_d2.core.windows import cut_window, paste_window, refined
 
 GRID = (13, 21)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -34,6 +35,33 @@ def boxes_over_borders(scale, dtype, count=10, seed=0):
         ]
     )
     return torch.cat([boxes, special]).to(dtype)
+
+
+def first_of(boxes):
+    """Image and level of boxes on the only feature map."""
+    return 2 * [torch.zeros(len(boxes), dtype=torch.int64)]
+
+
+def roi_align(feature, boxes, spec):
+    """By the matrices, on windows alone."""
+    grids = Grids.of([feature[None]], [spec], *first_of(boxes))
+    pooling = BoxPooling.of_boxes(boxes, grids, spec.output_size)
+    out = feature.new_zeros((len(boxes), len(feature), *spec.output_size))
+    for i, window in enumerate(pooling.places):
+        rows, columns = pooling.rows[i, :, : window[2]], pooling.columns[i, :, : window[3]]
+        out[i] = rows @ cut_window(feature, window) @ columns.t()
+        assert (pooling.rows[i, :, window[2] :] == 0).all()
+        assert (pooling.columns[i, :, window[3] :] == 0).all()
+        assert min(window[:2]) >= 0
+        assert window[0] + window[2] <= feature.shape[1]
+        assert window[1] + window[3] <= feature.shape[2]
+    return out
+
+
+def heat_maps(feature, boxes, gradient, spec, sigma=0.0, **options):
+    return pooled_heat_maps(
+        [feature[None]], boxes, *first_of(boxes), gradient, [spec], sigma=sigma, **options
+    )
 
 
 def reference(feature, boxes, spec):
@@ -63,22 +91,22 @@ def test_forward_and_gradient_equal_torchvision(spec, dtype):
     seed = torch.randn_like(theirs)
     (expected,) = torch.autograd.grad(theirs, feature, seed)
     (gradient,) = torch.autograd.grad(ours, feature, seed)
-    by_hand = adjoint(seed, boxes, GRID, spec).sum(0)
-    for found in (gradient, by_hand):
-        torch.testing.assert_close(found, expected, rtol=0, atol=10 * TOLERANCE[dtype])
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=10 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sigma", [0.0, 0.8])
 @pytest.mark.parametrize("spec", SPECS[::3])
-def test_heat_maps_equal_autograd_through_torchvision(spec, sigma, dtype):
+def test_heat_maps_equal_autograd_through_torchvision(together, spec, sigma, dtype):
     """Both ways of contracting (windows taller and lower than the bins) are in the boxes."""
     torch.manual_seed(1)
     feature = torch.randn(4, *GRID, dtype=dtype, requires_grad=True)
     boxes = boxes_over_borders(spec.spatial_scale, dtype)
     pooled = reference(feature, boxes, spec)
     gradient = torch.randn(len(boxes), 2, *pooled.shape[1:], dtype=dtype)
-    maps, origins = pooled_heat_maps(feature.detach(), boxes, gradient, spec, sigma)
+    # Of 40 bytes for each of the cells, some boxes fit together.
+    maps, origins = heat_maps(feature.detach(), boxes, gradient, spec, sigma, max_bytes=2**15)
+    maps = maps.relu()
     for i in range(len(boxes)):
         for t in range(2):
             # One (instance, target) at a time, through torchvision's kernel.
@@ -92,22 +120,62 @@ def test_heat_maps_equal_autograd_through_torchvision(spec, sigma, dtype):
             )
 
 
-def test_no_boxes():
+def test_no_boxes(together):
     spec = SPECS[0]
     feature, boxes = torch.randn(3, *GRID), torch.zeros(0, 4)
     assert roi_align(feature, boxes, spec).shape == (0, 3, 7, 5)
-    assert adjoint(torch.zeros(0, 3, 7, 5), boxes, GRID, spec).shape == (0, 3, *GRID)
-    maps, origins = pooled_heat_maps(feature, boxes, torch.zeros(0, 2, 3, 7, 5), spec)
+    maps, origins = heat_maps(feature, boxes, torch.zeros(0, 2, 3, 7, 5), spec)
     assert maps.shape[:2] == (0, 2)
     assert origins.shape == (0, 2)
 
 
-def test_smoothing_widens_windows_by_its_radius():
+@pytest.mark.parametrize("sigma", [0.0, 0.7])
+def test_boxes_of_several_levels_and_images(together, sigma):
+    """As each of them alone; half of them on a grid that is finer than their level's."""
+    generator = torch.Generator().manual_seed(5)
+    boxes = boxes_over_borders(1 / 8, torch.float64, 12)
+    # Another number of samples, another frame.
+    specs = [RoIAlignSpec((3, 2), 1 / 4, 0, True), RoIAlignSpec((3, 2), 1 / 8, 2, False)]
+    features = [torch.rand(2, 3, h, w, dtype=torch.float64, generator=generator)
+                for h, w in ((26, 41), (13, 20))]  # fmt: skip
+    image, level = torch.arange(len(boxes)) % 2, torch.arange(len(boxes)) // 2 % 2
+    ratio = torch.tensor([1, 3, 2])[torch.arange(len(boxes)) % 3]
+    gradient = torch.randn(len(boxes), 2, 3, 3, 2, dtype=torch.float64, generator=generator)
+    maps, origins = pooled_heat_maps(
+        features, boxes, image, level, gradient, specs, sigma=sigma, ratio=ratio
+    )
+    for i, (of_image, of_level) in enumerate(zip(image.tolist(), level.tolist(), strict=True)):
+        one, origin = heat_maps(
+            features[of_level][of_image], boxes[[i]], gradient[[i]], specs[of_level], sigma
+        )
+        times = int(ratio[i])
+        expected = refined(one[0], times)
+        assert torch.equal(origins[i], origin[0] * times)
+        height, width = expected.shape[-2:]
+        torch.testing.assert_close(maps[i, :, :height, :width], expected)
+        assert not maps[i, :, height:].any()
+        assert not maps[i, :, :, width:].any()
+
+
+def test_a_window_has_no_more_cells_than_its_samples_need():
+    """Also beside a box of so many samples that those of the small one would reach farther."""
+    boxes = torch.tensor([[9.0, 9, 17, 17], [0.0, 0, 80, 48]])
+    feature, gradient = torch.rand(3, *GRID), torch.rand(2, 1, 3, 2, 2)
+    # A bin is a cell wide, with a sample in its middle: at 2.25 and 3.25, between cells 2 and 4.
+    spec = RoIAlignSpec((2, 2), 1 / 4)
+    grids = Grids.of([feature[None]], [spec], *first_of(boxes))
+    assert BoxPooling.of_boxes(boxes, grids, (2, 2)).places[0] == (2, 2, 3, 3)
+    alone, _ = heat_maps(feature, boxes[:1], gradient[:1], spec)
+    both, _ = heat_maps(feature, boxes, gradient, spec)
+    assert torch.equal(both[0, :, :3, :3], alone[0])
+
+
+def test_smoothing_widens_windows_by_its_radius(together):
     """On each side, and no farther: 0.8 cells reach ceil(3 * 0.8) = 3."""
     spec, boxes = RoIAlignSpec((2, 2), 1 / 4), torch.tensor([[8.0, 8, 24, 40], [0.0, 4, 60, 12]])
     feature, gradient = torch.rand(3, *GRID), torch.rand(2, 1, 3, 2, 2)
-    plain, first = pooled_heat_maps(feature, boxes, gradient, spec)
-    smooth, origins = pooled_heat_maps(feature, boxes, gradient, spec, 0.8)
+    plain, first = heat_maps(feature, boxes, gradient, spec)
+    smooth, origins = heat_maps(feature, boxes, gradient, spec, 0.8)
     assert [a - b for a, b in zip(smooth.shape, plain.shape, strict=True)] == [0, 0, 6, 6]
     assert (first - origins).tolist() == [[3, 3], [3, 3]]
 
@@ -120,24 +188,14 @@ def test_a_box_inside_out_pools_zeros(box):
     assert not pooled.any()
 
 
-def test_differentiates_twice():
-    """Odam-Train differentiates the heat map; torchvision's own RoIAlign cannot do that."""
-    torch.manual_seed(2)
-    spec = RoIAlignSpec((2, 3), 0.5, 0, True)
-    feature = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
-    boxes = torch.tensor([[1.0, 2.0, 9.5, 7.0], [-3.0, 0.0, 6.0, 12.0]], dtype=torch.float64)
-    pool = lambda f: roi_align(f, boxes, spec).pow(3)  # noqa: E731
-    assert torch.autograd.gradgradcheck(pool, feature)
-
-
-def test_maps_differentiate_with_respect_to_features_and_gradients():
+def test_maps_differentiate_with_respect_to_features_and_gradients(together):
     torch.manual_seed(3)
     spec = RoIAlignSpec((2, 2), 0.5, 2, True)
     feature = torch.rand(2, 5, 7, dtype=torch.float64, requires_grad=True)
     gradient = torch.rand(1, 1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     boxes = torch.tensor([[1.0, 1.0, 12.0, 9.0]], dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda f, g: pooled_heat_maps(f, boxes, g, spec)[0], (feature, gradient)
+        lambda f, g: heat_maps(f, boxes, g, spec)[0], (feature, gradient)
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odam_d2.core.windows import (
@@ -11,7 +11,7 @@ from odam_d2.core.windows import (
     cut_windows,
     join_windows,
     paste_window,
-    refine_windows,
+    refined,
 )
 
 GRID = (7, 9)
@@ -33,8 +33,9 @@ summand = st.tuples(st.integers(1, 4), st.integers(1, 5),
                              max_size=2))  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(summand, min_size=1, max_size=3))
-def test_a_sum_of_windows_is_the_sum_of_maps(summands):
+def test_a_sum_of_windows_is_the_sum_of_maps(together, summands):
     """Of two instances and three targets; windows overlap, or lie apart, at negative places too."""
     parts = [(numbers(2, 3, h, w, seed=k), torch.tensor(origins))
              for k, (h, w, origins) in enumerate(summands)]  # fmt: skip
@@ -54,7 +55,7 @@ def test_a_sum_of_windows_is_the_sum_of_maps(summands):
     assert list(total.shape[-2:]) == [int(side) for side in most]
 
 
-def test_one_summand_is_handed_on_and_none_is_no_error():
+def test_one_summand_is_handed_on_and_none_is_no_error(together):
     values, origins = numbers(2, 1, 3, 3), torch.tensor([[0, 0], [1, 2]])
     assert add_windows([(values, origins)])[0] is values
     nobody = torch.zeros(0, 2, dtype=torch.long)
@@ -79,7 +80,7 @@ def test_groups_are_joined_in_the_order_of_instances():
 def test_finer_cells_share_a_cell_evenly(ratio):
     """Each of the ratio^2 cells within a cell has its part, and the map keeps its sum."""
     values, origins = numbers(1, 2, 3, 2), torch.tensor([[-1, 4]])
-    finer = whole(*refine_windows(values, origins, ratio), [side * ratio for side in GRID])
+    finer = whole(refined(values, ratio), origins * ratio, [side * ratio for side in GRID])
     coarse = whole(values, origins)
     for y in range(GRID[0] * ratio):
         for x in range(GRID[1] * ratio):

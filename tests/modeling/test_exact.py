@@ -110,7 +110,7 @@ def test_chunks_do_not_change_maps(name, references, chunk_mb):
 
 
 @pytest.mark.parametrize("name", [CASES[0][0], CASES[1][0], CASCADE, CASES[4][0]])
-def test_detections(name):
+def test_detections(together, name):
     """
     Detections are explained where they came from: against Detectron2's own inference, end to end.
     """
@@ -119,7 +119,7 @@ def test_detections(name):
         assert detections_error(model, image) <= 1e-5
 
 
-def test_stages_of_a_cascade_on_different_levels(monkeypatch):
+def test_stages_of_a_cascade_on_different_levels(monkeypatch, together):
     """A stage that moves its box to another level of the pyramid: maps are added on the finest."""
     from odam_d2.modeling.explainers import RCNNExplainer
 
@@ -230,7 +230,7 @@ DEGENERATE = [
 
 
 @pytest.mark.parametrize(("name", "references"), [CASES[0][:2], CASES[1][:2], CASES[4][:2]])
-def test_boxes_without_area_or_outside(name, references):
+def test_boxes_without_area_or_outside(together, name, references):
     """A point, lines, a box that lies off the image, the last corner: each has its exact map."""
     model = zoo_model(name, dtype=torch.float64, opts=SLIM)
     inputs = two_images(torch.float64)

@@ -86,7 +86,7 @@ def test_the_first_and_the_last_anchor_of_every_level(case):
 
 
 @pytest.mark.parametrize("case", ["fpn", "conv_head", "c4"])
-def test_two_stage_maps_are_those_of_explaining_the_positives(case, spied):
+def test_two_stage_maps_are_those_of_explaining_the_positives(case, spied, together):
     inputs = labelled_images()
     model, (batch,), _ = recorded(case, inputs)
     (proposals,) = spied["proposals"]

@@ -32,6 +32,7 @@ TESTS = {
         "tests/core/test_perturbation.py",
         "tests/evaluation/test_explanation_evaluator.py",
     ],
+    "odam_d2/core/pooled_windows.py": ["tests/core/test_roi_align.py"],
     "odam_d2/core/pooled_gradients.py": [
         "tests/core/test_pooled_gradients.py",
         "tests/modeling/test_exact.py",

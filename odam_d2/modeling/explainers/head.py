@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.cam import CAMS
 from odam_d2.core.gradients import gradient_heat_maps, precise
-from odam_d2.core.windows import join_windows, refine_windows
+from odam_d2.core.windows import join_windows, refined
 from odam_d2.modeling.d_rise import PROBABILITIES
 from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.losses import Labels, Positives
@@ -340,7 +340,7 @@ class HeadExplainer(Explainer):
             for level in levels.unique().tolist():
                 maps = self.gradient_maps(evaluation, leaves[level], reading.image, index)
                 ratio = round(self.strides[level] / self.strides[finest])
-                maps, _ = refine_windows(maps, origins, ratio)
+                maps = refined(maps, ratio)
                 total += maps[..., :height, :width]
             parts.append((index, total.relu_(), origins))
         values, origins = join_windows(parts, len(reading))

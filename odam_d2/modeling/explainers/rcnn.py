@@ -5,7 +5,7 @@ over all instances gives every instance's gradient (design: "two-stage heads").
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.pooled_gradients import pooled_gradients
+from odam_d2.core.pooled_windows import pooled_heat_maps
 from odam_d2.core.probabilities import Probability, sigmoid, softmax
 from odam_d2.core.probabilities import mean as mean_probability
-from odam_d2.core.roi_align import pooled_heat_maps
-from odam_d2.core.windows import add_windows, join_windows, refine_windows
+from odam_d2.core.windows import add_windows, join_windows
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import own_parts
@@ -281,22 +281,6 @@ class RCNNExplainer(HeadExplainer):
         values, origins = add_windows(windows)
         return values.relu_(), origins, evaluation.detach()
 
-    def _groups(
-        self, reading: Reading, stage: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, int, int]]:
-        """
-        Instances that a stage pooled from one level of one image: their numbers (n,), that map
-        (C, H, W), the boxes (n, 4), the level, and the finest level of these instances.
-        """
-        # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
-        boxes = reading.origin.boxes[:, stage].to(reading.features[0].dtype)
-        finest = reading.levels.amin(dim=1)
-        place = torch.stack([reading.image, reading.levels[:, stage], finest], dim=1)
-        for where in place.unique(dim=0):
-            index = (place == where).all(dim=1).nonzero().squeeze(1)
-            image, level, target = where.tolist()
-            yield index, reading.features[level][image], boxes[index], level, target
-
     def stage_windows(
         self, reading: Reading, stage: int, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -309,19 +293,22 @@ class RCNNExplainer(HeadExplainer):
         Returns:
             Signed values (n, T, h, w) and origins (n, 2), on the finest of each instance's levels.
         """
-        parts = []
-        for index, feature, boxes, level, finest in self._groups(reading, stage):
-            values, origins = pooled_heat_maps(
-                feature,
-                boxes,
-                gradient[index],
-                self.head.spec(level),
-                self.settings.smoothing_sigma,
-                signed=True,
-            )
-            ratio = round(self.strides[level] / self.strides[finest])
-            parts.append((index, *refine_windows(values, origins, ratio)))
-        return join_windows(parts, len(reading))
+        level, ratio = reading.levels[:, stage], None
+        if reading.levels.shape[1] > 1:
+            strides = reading.features[0].new_tensor(self.strides)
+            ratio = (strides[level] / strides[reading.levels.amin(dim=1)]).round().long()
+        return pooled_heat_maps(
+            reading.features,
+            # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
+            reading.origin.boxes[:, stage].to(reading.features[0].dtype),
+            reading.image,
+            level,
+            gradient,
+            [self.head.spec(number) for number in range(len(reading.features))],
+            sigma=self.settings.smoothing_sigma,
+            ratio=ratio,
+            max_bytes=self.settings.max_bytes,
+        )
 
 
 def _among(values: Tensor, used: list[int], count: int) -> Tensor:
