@@ -1,4 +1,4 @@
-"""For tests of tools on the shipped detectors: the first pictures of ``crowdshapes_val``."""
+"""For tests of tools: the first pictures of an embedded data set."""
 
 from contextlib import contextmanager
 
@@ -8,11 +8,11 @@ __all__ = ["few_images"]
 
 
 @contextmanager
-def few_images(name, count):
+def few_images(name, count, source="crowdshapes_val"):
     """Register them as a data set of their own."""
-    entries = DatasetCatalog.get("crowdshapes_val")[:count]
+    entries = DatasetCatalog.get(source)[:count]
     DatasetCatalog.register(name, lambda: entries)
-    metadata = MetadataCatalog.get("crowdshapes_val")
+    metadata = MetadataCatalog.get(source)
     MetadataCatalog.get(name).set(
         thing_classes=metadata.thing_classes,
         thing_dataset_id_to_contiguous_id=metadata.thing_dataset_id_to_contiguous_id,

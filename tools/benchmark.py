@@ -40,6 +40,7 @@ from benchmarks.training import measure_training
 from odam_d2.data import register_datasets
 from odam_d2.engine import setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
+from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
 
@@ -132,7 +133,7 @@ def about(case: BenchmarkCase, config_file: str) -> dict:
 
 
 def run(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
+    args = parse_with_overrides(get_parser(), ["--spread"], argv)
     case = setup(args)
     figures = about(case, args.config_file)
     if args.nms is not None:

@@ -18,6 +18,7 @@ from experiments.crowds.experiment import Experiment, run_all
 from experiments.crowds.plan import DATASETS, DETECTORS, plan
 from experiments.crowds.report import write_report
 from odam_d2.data import register_datasets
+from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 
 
@@ -44,7 +45,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def run(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
+    lists = ["--datasets", "--detectors", "--seeds"]
+    args = parse_with_overrides(get_parser(), lists, argv)
     if not 0 < args.overlap < 1 or not 0 < args.precision <= 1:
         raise UserError("--overlap must be above 0 and below 1, --precision above 0 and at most 1")
     if args.tuning_images < 1:

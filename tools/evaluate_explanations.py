@@ -27,6 +27,7 @@ from odam_d2.engine import setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_num_gpus
 from odam_d2.engine.explanation_run import evaluate_methods
+from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
 from odam_d2.modeling.settings import METHODS
@@ -90,16 +91,8 @@ def main(args: argparse.Namespace) -> None:
         write_text(args.json, text + "\n")
 
 
-def split_overrides(args: argparse.Namespace) -> None:
-    """What follows --methods and is a key of the config begins the overrides."""
-    words = args.methods or []
-    first = next((place for place, word in enumerate(words) if "." in word), len(words))
-    args.methods, args.opts = words[:first] or None, [*words[first:], *args.opts]
-
-
 def run(argv: list[str] | None = None) -> None:
-    args = get_parser().parse_args(argv)
-    split_overrides(args)
+    args = parse_with_overrides(get_parser(), ["--methods"], argv)
     check_num_gpus(args.num_gpus)
     launch(main, max(1, args.num_gpus), dist_url="auto", args=(args,))
 

@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 _GEOMETRY = ("origins", "strides", "grid_sizes", "image_sizes", "levels")
 
-__all__ = ["Candidates", "collect", "load", "save", "without_nms"]
+__all__ = ["ImageCandidates", "collect", "load", "save", "without_nms"]
 
 
 @dataclass(frozen=True)
-class Candidates:
+class ImageCandidates:
     """
     The candidates of one image, the highest score first.
 
@@ -54,11 +54,11 @@ class Candidates:
         groups = ((k, (self.classes == k).nonzero()[:, 0]) for k in self.classes.unique().tolist())
         return {label: (index, self.maps[index].similarity("class")) for label, index in groups}
 
-    def above(self, score: float) -> Candidates:
+    def above(self, score: float) -> ImageCandidates:
         """Those of at least that score."""
         count = int((self.scores >= score).sum())
         boxes, scores, classes = (x[:count] for x in (self.boxes, self.scores, self.classes))
-        return Candidates(self.image_id, boxes, scores, classes, self.maps[:count])
+        return ImageCandidates(self.image_id, boxes, scores, classes, self.maps[:count])
 
     def correlation(self, index: torch.Tensor) -> torch.Tensor:
         """
@@ -86,7 +86,7 @@ def without_nms(cfg: CfgNode, max_candidates: int) -> CfgNode:
 @torch.no_grad()
 def collect(
     model: nn.Module, cfg: CfgNode, dataset: str, images: int | None = None
-) -> Iterator[Candidates]:
+) -> Iterator[ImageCandidates]:
     """
     Yield the candidates of each image of a data set.
 
@@ -104,7 +104,7 @@ def collect(
         found = explain(model, inputs, ("class",), score="logit")
         for given, output in zip(inputs, found, strict=True):
             instances = output["instances"].to("cpu")
-            yield Candidates(
+            yield ImageCandidates(
                 image_id=given["image_id"],
                 boxes=instances.pred_boxes.tensor,
                 scores=instances.scores,
@@ -113,7 +113,7 @@ def collect(
             )
 
 
-def save(candidates: list[Candidates], path: Path, fingerprint: Mapping | None = None) -> None:
+def save(candidates: list[ImageCandidates], path: Path, fingerprint: Mapping | None = None) -> None:
     """
     Write candidates to a file; maps in half precision.
 
@@ -124,7 +124,7 @@ def save(candidates: list[Candidates], path: Path, fingerprint: Mapping | None =
     write_torch(path, {"fingerprint": describe(fingerprint or {}), "candidates": fields})
 
 
-def _to_fields(candidates: Candidates) -> dict:
+def _to_fields(candidates: ImageCandidates) -> dict:
     maps = candidates.maps.normalized()  # within the range of half precision
     tensors = {name: getattr(maps, name) for name in _GEOMETRY}
     names = ("image_id", "boxes", "scores", "classes")
@@ -134,7 +134,7 @@ def _to_fields(candidates: Candidates) -> dict:
     }
 
 
-def load(path: Path, fingerprint: Mapping | None = None) -> list[Candidates] | None:
+def load(path: Path, fingerprint: Mapping | None = None) -> list[ImageCandidates] | None:
     """
     Read what :func:`save` wrote.
 
@@ -152,8 +152,8 @@ def load(path: Path, fingerprint: Mapping | None = None) -> list[Candidates] | N
     return [_from_fields(fields) for fields in found["candidates"]]
 
 
-def _from_fields(fields: dict) -> Candidates:
-    return Candidates(**{**fields, "maps": OdamMaps(["class"], **_to_float(fields["maps"]))})
+def _from_fields(fields: dict) -> ImageCandidates:
+    return ImageCandidates(**{**fields, "maps": OdamMaps(["class"], **_to_float(fields["maps"]))})
 
 
 def _to_float(maps: dict) -> dict:

@@ -33,10 +33,10 @@ from odam_d2.fingerprint import (
     of_detector,
 )
 
-from .candidates import Candidates, collect, load, save, without_nms
+from .candidates import ImageCandidates, collect, load, save, without_nms
 from .measures import detection_figures, pair_figures
 from .plan import Run
-from .tuning import GRIDS, METHODS, tune
+from .tuning import GRIDS, NMS_METHODS, tune
 
 __all__ = ["Experiment", "run_all"]
 
@@ -95,7 +95,7 @@ class Experiment:
             trainer.train()
         return done
 
-    def candidates(self, run: Run, split: str) -> list[Candidates]:
+    def candidates(self, run: Run, split: str) -> list[ImageCandidates]:
         """Of the images that thresholds are chosen on (``"train"``), or of all (``"val"``)."""
         path = self.output / run.name / f"candidates_{split}.pth"
         cfg, fingerprint = self._detector(run), self._of_candidates(run, split)
@@ -133,7 +133,7 @@ class Experiment:
         self.train(run)
         parts = {"overlap": self.overlap, "precision": self.precision,
                  "tuning_images": self.tuning_images,
-                 "tried": {method: digest(GRIDS[method]) for method in METHODS},
+                 "tried": {method: digest(GRIDS[method]) for method in NMS_METHODS},
                  "candidates": {split: self._of_candidates(run, split)
                                 for split in ("train", "val")}}  # fmt: skip
         asked = {key: describe(value) for key, value in parts.items()}
@@ -147,7 +147,7 @@ class Experiment:
         objects, val_objects = (_entries(getattr(run, split)) for split in ("train", "val"))
         found = {"asked": asked, "pairs": pair_figures(val, val_objects, self.overlap)}
         limits = (self.overlap, self.precision)
-        for method in METHODS:
+        for method in NMS_METHODS:
             settings = tune(method, train, objects, *limits)
             figures = detection_figures(run.val, val, val_objects, method, settings, *limits)
             found[method] = {"settings": settings, "figures": figures}

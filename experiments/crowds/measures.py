@@ -15,7 +15,7 @@ from torch import Tensor
 from odam_d2.core.odam_train import pair_auc
 from odam_d2.evaluation.crowd import crowd_metrics
 
-from .candidates import Candidates
+from .candidates import ImageCandidates
 from .tuning import MOST, apply, crowd_images
 
 __all__ = ["detection_figures", "pair_figures"]
@@ -25,7 +25,7 @@ _MIN_SCORE, _MIN_IOU = 0.05, 0.5  # of candidates that say something of an objec
 
 def detection_figures(
     dataset: str,
-    candidates: Sequence[Candidates],
+    candidates: Sequence[ImageCandidates],
     entries: dict,
     method: str,
     settings: dict,
@@ -44,7 +44,7 @@ def detection_figures(
 
 
 def _coco(
-    dataset: str, candidates: Sequence[Candidates], entries: dict, method: str, settings: dict
+    dataset: str, candidates: Sequence[ImageCandidates], entries: dict, method: str, settings: dict
 ) -> dict[str, float]:
     evaluator = COCOEvaluator(dataset, tasks=("bbox",), distributed=False, use_fast_impl=False)
     evaluator.reset()
@@ -61,7 +61,7 @@ def _coco(
     return {"AP": box["AP"], "AP50": box["AP50"]}
 
 
-def pair_figures(candidates: Sequence[Candidates], entries: dict, overlap: float) -> dict:
+def pair_figures(candidates: Sequence[ImageCandidates], entries: dict, overlap: float) -> dict:
     """
     Do maps tell whether two detections are of one object? Over pairs of candidates of the same
     class, with scores above 0.05, whose boxes overlap, each on an object (IoU of 0.5 or more; the
@@ -89,7 +89,7 @@ def pair_figures(candidates: Sequence[Candidates], entries: dict, overlap: float
     }
 
 
-def _pairs(candidates: Candidates, entry: dict, overlap: float) -> tuple[Tensor, Tensor]:
+def _pairs(candidates: ImageCandidates, entry: dict, overlap: float) -> tuple[Tensor, Tensor]:
     """(2, P) correlation and IoU of pairs of the same object, and of different ones."""
     objects = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
                for a in entry["annotations"] if not a.get("iscrowd", 0)]  # fmt: skip

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from odam_d2.files import whole_file, write_json, write_text
 
 from .plan import VARIANTS, Run
-from .tuning import METHODS
+from .tuning import NMS_METHODS
 
 __all__ = ["summarize", "write_report"]
 
@@ -37,7 +37,7 @@ def summarize(results: Results) -> dict:
     for run, found in sorted(results, key=lambda item: item[0].seed):
         node = summary.setdefault(f"{run.dataset}/{run.detector}", {}).setdefault(run.variant, {})
         parts = {"pairs": {name: found["pairs"][name] for name in _PAIRS}}
-        parts |= {method: found[method]["figures"] for method in METHODS}
+        parts |= {method: found[method]["figures"] for method in NMS_METHODS}
         for part, figures in parts.items():
             for name, value in figures.items():
                 node.setdefault(part, {}).setdefault(name, []).append(value)
@@ -54,11 +54,11 @@ def _tables(summary: dict) -> str:
     lines = []
     for name, variants in summary.items():
         first = next(iter(variants.values()))
-        columns = list(first[METHODS[0]])
+        columns = list(first[NMS_METHODS[0]])
         lines += [f"### {name}", "", "| training | NMS | " + " | ".join(columns) + " |",
                   "| --- | --- |" + " --- |" * len(columns)]  # fmt: skip
         for variant in (v for v in VARIANTS if v in variants):
-            for method in METHODS:
+            for method in NMS_METHODS:
                 cells = [_cell(variants[variant][method][column], 1) for column in columns]
                 lines.append(f"| {_TITLES[variant]} | {_TITLES[method]} | {' | '.join(cells)} |")
         lines += ["", "| training | " + " | ".join(_PAIRS) + " |",
@@ -78,7 +78,7 @@ def write_report(results: Results, output: Path) -> Path:
         The path of the tables.
     """
     summary = summarize(results)
-    settings = {run.name: {m: found[m]["settings"] for m in METHODS} for run, found in results}
+    settings = {run.name: {m: found[m]["settings"] for m in NMS_METHODS} for run, found in results}
     write_json(output / "results.json", {"figures": summary, "settings": settings})
     write_text(output / "tables.md", _tables(summary))
     _plot(summary, output / "recall.png")
@@ -91,14 +91,14 @@ def _plot(summary: dict, path: Path) -> None:
     for axis, (name, variants) in zip(axes[0], summary.items(), strict=True):
         present = [v for v in VARIANTS if v in variants]
         column = next(c for c in variants[present[0]]["nms"] if c.startswith("Recall-overlapped@"))
-        for number, method in enumerate(METHODS):
+        for number, method in enumerate(NMS_METHODS):
             for place, variant in enumerate(present):
                 values = variants[variant][method][column]
                 x = place + 0.27 * (number - 1)
                 axis.bar(x, statistics.fmean(values), 0.24, color=_COLORS[method],
                          label=_TITLES[method] if place == 0 else None)  # fmt: skip
                 axis.scatter([x] * len(values), values, s=14, color="#1d242c", zorder=3)
-        every = [x for v in present for m in METHODS for x in variants[v][m][column]]
+        every = [x for v in present for m in NMS_METHODS for x in variants[v][m][column]]
         margin = max(1.0, 0.25 * (max(every) - min(every)))
         axis.set_ylim(max(0, min(every) - 3 * margin), min(100, max(every) + margin))
         axis.set_xticks(range(len(present)), [_TITLES[v] for v in present])

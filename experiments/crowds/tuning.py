@@ -12,11 +12,11 @@ from odam_d2.core.nms import Suppression, nms, odam_nms, soft_nms
 from odam_d2.evaluation.crowd import CrowdImage, pooled_matches
 from odam_d2.evaluation.crowd_protocol import recall_at_precision
 
-from .candidates import Candidates
+from .candidates import ImageCandidates
 
-__all__ = ["GRIDS", "METHODS", "apply", "crowd_images", "tune"]
+__all__ = ["GRIDS", "NMS_METHODS", "apply", "crowd_images", "tune"]
 
-METHODS = ("nms", "soft_nms", "odam_nms")
+NMS_METHODS = ("nms", "soft_nms", "odam_nms")
 MOST = 100
 """Detections of an image, as COCO counts them."""
 
@@ -47,7 +47,7 @@ GRIDS = {
 """What is tried for each method."""
 
 
-def apply(method: str, candidates: Candidates, settings: dict) -> Suppression:
+def apply(method: str, candidates: ImageCandidates, settings: dict) -> Suppression:
     """What one method with its settings leaves of the candidates of an image."""
     given = (candidates.boxes, candidates.scores, candidates.classes)
     if method == "nms":
@@ -58,7 +58,7 @@ def apply(method: str, candidates: Candidates, settings: dict) -> Suppression:
 
 
 def crowd_images(
-    candidates: Sequence[Candidates],
+    candidates: Sequence[ImageCandidates],
     entries: dict,
     method: str,
     settings: dict,
@@ -78,7 +78,7 @@ def crowd_images(
 
 
 def _crowd_image(
-    candidates: Candidates, entry: dict, result: Suppression, floor: float
+    candidates: ImageCandidates, entry: dict, result: Suppression, floor: float
 ) -> CrowdImage:
     count = min(MOST, int((result.scores >= floor).sum()))
     keep = result.keep[:count]
@@ -97,7 +97,7 @@ def _crowd_image(
 
 def tune(
     method: str,
-    candidates: Sequence[Candidates],
+    candidates: Sequence[ImageCandidates],
     entries: dict,
     overlap: float,
     precision: float,

@@ -1,5 +1,6 @@
 """The experiment on crowds: its plan, its measures by hand, and the command from start to end."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -7,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.structures import BoxMode
+from few_images import few_images
 
 from experiments.crowds import tuning
-from experiments.crowds.candidates import Candidates, load, save
+from experiments.crowds.candidates import ImageCandidates, load, save
 from experiments.crowds.experiment import Experiment
 from experiments.crowds.measures import detection_figures, pair_figures
-from experiments.crowds.plan import Run, plan
+from experiments.crowds.plan import DATASETS, Run, plan
 from experiments.crowds.report import summarize
-from experiments.crowds.tuning import GRIDS, METHODS, tune
+from experiments.crowds.tuning import GRIDS, NMS_METHODS, tune
 from odam_d2 import OdamMaps
 from odam_d2.errors import UserError, run_tool
 
@@ -37,7 +39,7 @@ def crowd():
     maps = maps_with((same + 0.1).fill_diagonal_(1))
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
     classes = torch.zeros(4, dtype=torch.int64)
-    return entry(*objects), Candidates(5, torch.tensor(boxes), scores, classes, maps)
+    return entry(*objects), ImageCandidates(5, torch.tensor(boxes), scores, classes, maps)
 
 
 def maps_with(correlation):
@@ -70,7 +72,7 @@ def test_tuning_finds_what_keeps_both_objects():
     assert 0.5 <= settings["iou_thresh"] < 0.9
     settings = tune("odam_nms", [candidates], {5: image}, 0.3, 0.9)
     assert settings["sim_thresh_low"] > 0.1
-    assert set(GRIDS) == set(METHODS)
+    assert set(GRIDS) == set(NMS_METHODS)
 
 
 def test_figures_of_a_perfect_result(crowded):
@@ -100,7 +102,7 @@ def crowded():
     count = len(boxes)
     number = torch.arange(count).repeat(2)
     scores = torch.cat([torch.linspace(0.99, 0.9, count), torch.linspace(0.5, 0.4, count)])
-    candidates = Candidates(
+    candidates = ImageCandidates(
         image["image_id"], torch.cat([boxes, boxes + 1]), scores, classes.repeat(2),
         maps_with((number == number[:, None]) * (1 - 1e-4) + 1e-4 * torch.eye(2 * count)),
     )  # fmt: skip
@@ -143,21 +145,31 @@ def tool(*arguments):
     return run_tool(lambda: module.run([str(argument) for argument in arguments]))
 
 
+@pytest.fixture
+def few_settings(monkeypatch):
+    """A part of the settings of Odam-NMS, hundreds, is tried."""
+    monkeypatch.setitem(GRIDS, "odam_nms", GRIDS["odam_nms"][::7])
+
+
+@pytest.fixture
+def few_crowds(monkeypatch):
+    """The experiment on three pictures, to train on and to measure on."""
+    with few_images("few_crowds", 3, source="crowdshapes_crowded_val"):
+        few = dataclasses.replace(DATASETS["crowdshapes"], train="few_crowds", val="few_crowds")
+        monkeypatch.setitem(DATASETS, "crowdshapes", few)
+        yield
+
+
+@pytest.mark.usefixtures("few_crowds", "few_settings")
 def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
     """Two tiny runs; then once more, where nothing is left to do; then a file is lost."""
-    small = ["--datasets", "crowdshapes", "--detectors", "retinanet", "--seeds", 1]
-    small += ["--tuning-images", 1, "--output", tmp_path]
-    opts = ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", 1]
-    opts += [
-        "DATASETS.TRAIN",
-        "('crowdshapes_crowded_val',)",
-        "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
-        20,
-    ]
+    small = ["--tuning-images", 1, "--output", tmp_path, "--datasets", "crowdshapes"]
+    small += ["--detectors", "retinanet", "--seeds", 1]
+    opts = [*TINY, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 20]
     assert tool(*small, *opts) == 0
     folder = tmp_path / "crowdshapes" / "retinanet" / "odam_train" / "seed1"
     figures = json.loads((folder / "figures.json").read_text())
-    assert set(METHODS) < set(figures)
+    assert set(NMS_METHODS) < set(figures)
     assert "| Odam-Train | Odam-NMS |" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "recall.png").stat().st_size > 5000
     assert "| plain | soft-NMS |" in capsys.readouterr().out
@@ -173,7 +185,7 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
 
 
 TINY = ("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "1",
-        "DATASETS.TRAIN", "('crowdshapes_crowded_val',)", "INPUT.MIN_SIZE_TRAIN", "(100,)",
+        "DATASETS.TRAIN", "('few_crowds',)", "INPUT.MIN_SIZE_TRAIN", "(100,)",
         "INPUT.MIN_SIZE_TEST", "100", "DATALOADER.NUM_WORKERS", "0")  # fmt: skip
 PLAIN = Run("crowdshapes", "retinanet", "plain", 1)
 
@@ -186,6 +198,7 @@ def weights_of(path):
     return torch.load(path, weights_only=True)["model"]["head.cls_score.bias"]
 
 
+@pytest.mark.usefixtures("few_crowds")
 def test_a_training_is_gone_on_with_only_where_it_is_whole_and_the_same(tmp_path, caplog):
     path = experiment(tmp_path).train(PLAIN)
     first, stamp = weights_of(path), path.stat().st_mtime_ns
@@ -200,6 +213,7 @@ def test_a_training_is_gone_on_with_only_where_it_is_whole_and_the_same(tmp_path
     assert not torch.equal(weights_of(path), first)
 
 
+@pytest.mark.usefixtures("few_crowds")
 def test_candidates_are_taken_again_only_where_they_are_whole_and_the_same(tmp_path):
     def scores(*opts, images=1):
         found = experiment(tmp_path, *opts, images=images).candidates(PLAIN, "train")
@@ -223,7 +237,7 @@ def test_summary_keeps_every_seed():
     figures = {"pairs": dict.fromkeys(names, 0.5)}
     results = []
     for seed in (2, 1):
-        found = figures | {m: {"settings": {}, "figures": {"AP": 10.0 * seed}} for m in METHODS}
+        found = figures | {m: {"settings": {}, "figures": {"AP": 10.0 * seed}} for m in NMS_METHODS}
         results.append((Run("bccd", "retinanet", "plain", seed), found))
     assert summarize(results)["bccd/retinanet"]["plain"]["nms"]["AP"] == [10, 20]
 
@@ -235,7 +249,8 @@ def test_wrong_arguments_are_one_sentence(capsys):
     assert "no 'yolo'; there are faster_rcnn, retinanet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("few_settings")
+@pytest.mark.parametrize("method", NMS_METHODS)
 @pytest.mark.parametrize("floor", [0.3, 0.45, 0.95])
 def test_looking_at_the_best_candidates_first_changes_no_choice(
     method, floor, crowded, monkeypatch
