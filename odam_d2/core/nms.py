@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .boxes import box_iou
 from .errors import InputError
 
-__all__ = ["Suppression", "box_iou", "nms", "odam_nms", "odam_rule", "soft_nms", "suppress"]
+__all__ = ["Suppression", "nms", "odam_nms", "odam_rule", "soft_nms", "suppress"]
 
 Correlation = Tensor | Callable[[Tensor], Tensor]
 """(N, N), or what gives the (n, n) of the candidates whose indices (n,) it gets."""
@@ -41,21 +42,6 @@ class Suppression(NamedTuple):
     suppressor: Tensor
     iou: Tensor
     correlation: Tensor
-
-
-def box_iou(boxes: Tensor) -> Tensor:
-    """(n, n) intersection over union of boxes (n, 4); zero where neither has an area."""
-    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-    area = size[:, 0] * size[:, 1]
-    overlap = _shared(boxes[:, 0], boxes[:, 2]).mul_(_shared(boxes[:, 1], boxes[:, 3]))
-    union = area[:, None] + area[None] - overlap
-    return torch.where(union > 0, overlap / union.clamp(min=torch.finfo(union.dtype).tiny), 0)
-
-
-def _shared(low: Tensor, high: Tensor) -> Tensor:
-    """(n, n) length of what intervals share."""
-    shared = torch.minimum(high[:, None], high[None]).sub_(torch.maximum(low[:, None], low[None]))
-    return shared.clamp_(min=0)
 
 
 def nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float) -> Suppression:
@@ -136,7 +122,7 @@ def suppress(
     """
     record = _Record(boxes)
     for index in _by_class(scores, classes):
-        iou = box_iou(boxes[index])
+        iou = box_iou(boxes[index], boxes[index])
         of_class = _of_class(correlation, index)
         suppresses = rule(iou, of_class).triu(diagonal=1)  # only better ones suppress
         kept = _greedy(suppresses)
@@ -178,7 +164,7 @@ def soft_nms(
         raise InputError(f"sigma is {sigma}; it must be above 0")
     record = _Record(boxes)
     for index in _by_class(scores, classes):
-        iou = box_iou(boxes[index])
+        iou = box_iou(boxes[index], boxes[index])
         if method == "linear":
             factor = torch.where(iou >= iou_thresh, 1 - iou, torch.ones_like(iou))
         else:

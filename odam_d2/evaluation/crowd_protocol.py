@@ -23,7 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
+
+from odam_d2.core.boxes import box_iou
 
 __all__ = [
     "JI_THRESHOLDS",
@@ -105,17 +108,8 @@ class Matches:
 
 
 def box_overlaps(first: np.ndarray, second: np.ndarray, of_first: bool = False) -> np.ndarray:
-    """
-    (n, m) IoU of boxes, or with ``of_first`` intersection over the area of the first. Zero where
-    that is 0 / 0.
-    """
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(axis=2)
-    areas = [(x[:, 2:] - x[:, :2]).clip(min=0).prod(axis=1) for x in (first, second)]
-    whole = areas[0][:, None] + (0 if of_first else areas[1][None] - shared)
-    whole = np.broadcast_to(whole, shared.shape)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    """:func:`odam_d2.core.boxes.box_iou` of arrays (n, 4) and (m, 4)."""
+    return box_iou(torch.as_tensor(first), torch.as_tensor(second), of_first).numpy()
 
 
 def match(cases: Sequence[Case], iou_thresh: float = 0.5) -> Matches:

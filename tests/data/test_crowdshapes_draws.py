@@ -15,7 +15,7 @@ from odam_d2.data import crowdshapes as cs
 from odam_d2.data.crowdshapes.background import draw_background
 from odam_d2.data.crowdshapes.badge import contrasting_colours, luma
 from odam_d2.data.crowdshapes.character import draw_character, sample_character
-from odam_d2.data.crowdshapes.scene import box_iou, tight_box
+from odam_d2.data.crowdshapes.scene import tight_box
 
 
 def sha(parts) -> str:
@@ -96,21 +96,3 @@ def test_a_glyph_stands_out_from_its_plate():
     assert np.abs(differences).min() >= 75
     assert 0.4 < (differences > 0).mean() < 0.6  # either one is the lighter
     assert {type(c) for pair in pairs for colour in pair for c in colour} == {float}
-
-
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        ((0, 0, 10, 20), 1),
-        ((5, 0, 15, 20), 100 / 300),
-        ((5, 10, 15, 30), 50 / 350),
-        ((10, 0, 20, 20), 0),  # side by side
-        ((0, 20, 10, 40), 0),
-        ((30, 50, 40, 60), 0),
-        ((2, 5, 4, 9), 8 / 200),  # within
-    ],
-)
-def test_overlap_of_boxes_by_hand(other, expected):
-    box = (0, 0, 10, 20)
-    assert box_iou(box, other) == pytest.approx(expected)
-    assert box_iou(other, box) == pytest.approx(expected)

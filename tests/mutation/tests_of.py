@@ -1,6 +1,7 @@
 """Which tests are asked about which code: the first pattern that matches; quick and near first."""
 
 TESTS = {
+    "odam_d2/core/boxes.py": ["tests/core/test_boxes.py"],
     "odam_d2/core/cam.py": ["tests/core/test_cam.py", "tests/modeling/test_methods.py"],
     "odam_d2/core/cell_gradients.py": [
         "tests/modeling/test_training_maps.py",

@@ -7,6 +7,9 @@ import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+
+from odam_d2.core.boxes import box_iou
 
 from .background import draw_background
 from .badge import CLASSES
@@ -149,15 +152,6 @@ def tight_box(mask: np.ndarray, window: tuple[slice, slice]) -> tuple[int, int, 
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
-def box_iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection over union of two boxes x0, y0, x1, y1."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
 def _random_unit(rng: np.random.RandomState, config: SceneConfig) -> float:
     low, high = (int(10 * u) for u in config.unit)
     return int(rng.randint(low, high + 1)) / 10
@@ -188,7 +182,8 @@ def _add_beside(layout: Layout, rng: np.random.RandomState) -> bool:
         placement = Placement(character, x, y)
         new = tight_box(sprite.label > 0, placement.window())
         # The host loses pixels, so its box may shrink: check with the box that it keeps.
-        if box_iou(box, new) > layout.config.pair_iou and layout.add(placement):
+        iou = float(box_iou(*torch.tensor([[box], [new]], dtype=torch.float64)))
+        if iou > layout.config.pair_iou and layout.add(placement):
             return True
     return False
 
