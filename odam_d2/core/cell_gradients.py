@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_windows import LevelMaps, OutputCells, Windows, cells_inside, gather_windows
 from .heatmap import smooth, smoothing_radius
+from .window_cells import LevelMaps, OutputCells, WindowCells, Windows
 
 __all__ = ["cell_heat_maps"]
 
@@ -46,22 +46,17 @@ def cell_heat_maps(
         Windows of values (N, 1, h, h).
     """
     sizes = [(level.shape[-2], level.shape[-1]) for level in features]
+    margin = smoothing_radius(sigma)
+    widest = sum(kernel.shape[-1] // 2 for kernel in (*kernels, outputs)) + margin
+    windows = WindowCells.around(sizes, cells, widest)
     gradient, radius = outputs, outputs.shape[-1] // 2
     for kernel, derivative in zip(reversed(kernels), reversed(derivatives), strict=True):
-        window = gather_windows(derivative, cells, radius).permute(2, 3, 0, 1)
         # Outside the level there is only padding: nothing may flow through it.
-        window = window * _inside(sizes, cells, radius)
+        window = windows.read(WindowCells.table(derivative), radius).permute(2, 3, 0, 1)
         gradient = F.conv_transpose2d(gradient * window.to(gradient.dtype), kernel)
         radius += kernel.shape[-1] // 2
-    gradient = gradient * _inside(sizes, cells, radius)
-    margin = smoothing_radius(sigma)
+    gradient = gradient * windows.inside(radius).permute(2, 3, 0, 1)
     gradient = smooth(F.pad(gradient, (margin,) * 4), sigma)
-    radius += margin
-    feature = gather_windows(features, cells, radius).permute(2, 3, 0, 1)
-    values = (gradient * feature * _inside(sizes, cells, radius)).sum(dim=1, keepdim=True).relu()
-    return Windows(values, cells.row - radius, cells.column - radius)
-
-
-def _inside(sizes: Sequence[tuple[int, int]], cells: OutputCells, radius: int) -> Tensor:
-    """Which cells of the windows lie on their level, (N, 1, h, h) bool."""
-    return cells_inside(sizes, cells, radius).permute(2, 0, 1)[:, None]
+    feature = windows.read(WindowCells.table(features), widest).permute(2, 3, 0, 1)
+    values = (gradient * feature).sum(dim=1, keepdim=True).relu()
+    return Windows(values, cells.row - widest, cells.column - widest)

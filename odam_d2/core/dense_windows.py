@@ -8,6 +8,14 @@ layer, times the derivatives of the nonlinearities saved in the forward pass. No
 needed, all outputs go at once, and the result is exact: cells outside the feature map are zero
 padding, so that what flows into them is dropped. (Zhao and Chan, "ODAM", ICLR 2023, for the map.)
 
+Maps of several targets of an instance meet halfway: the first layer's kernel is applied to the
+features, once an instance, and each target's gradient at that layer's output is multiplied with the
+result: ``sum_c A[c] sum_o W[o, c] g[o] = sum_o g[o] sum_c W[o, c] A[c]``, for each of its k x k
+taps.
+
+Nothing here asks the device for a value, and the number of operations depends on the memory
+allowed, not on the number of instances.
+
 Shape shorthand:
 
     N: instances; T: targets of each, all read at the instance's cell; C: channels; L: layers before
@@ -16,20 +24,22 @@ Shape shorthand:
 Frame: (row, column) in cells of an instance's pyramid level. Windows may stick out of the level.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from odam_d2.core.full_convolution import FullConvolution
 from odam_d2.core.heatmap import gaussian_kernel, smoothing_radius
+from odam_d2.core.window_cells import LevelMaps, OutputCells, WindowCells, Windows
 
-__all__ = ["ConvLayer", "DenseHead", "OutputCells", "Windows", "gather_windows"]
-
-LevelMaps = Sequence[Tensor]
-"""One (I, C, H, W) map for each pyramid level."""
+__all__ = ["ConvLayer", "DenseHead"]
 
 
 class ConvLayer(NamedTuple):
@@ -46,71 +56,9 @@ class ConvLayer(NamedTuple):
     scale: Tensor | None = None
 
 
-class OutputCells(NamedTuple):
-    """Where the outputs are read: (N,) int64 each, row and column in cells of the level."""
-
-    level: Tensor
-    image: Tensor
-    row: Tensor
-    column: Tensor
-
-    def select(self, index: Tensor) -> "OutputCells":
-        return OutputCells(*(field[index] for field in self))
-
-
-class Windows(NamedTuple):
-    """
-    Values on windows of cells, zero outside the feature map.
-
-    Attributes:
-        values: (N, T, h, h) heat maps or (N, T, C, h, h) gradients.
-        row, column: (N,) first cell of each window; negative where it sticks out.
-    """
-
-    values: Tensor
-    row: Tensor
-    column: Tensor
-
-
-def gather_windows(maps: LevelMaps, cells: OutputCells, radius: int) -> Tensor:
-    """
-    Windows of (2 radius + 1)^2 cells around ``cells``, (h, h, N, C).
-
-    Cells outside the map repeat its border; :func:`cells_inside` tells which they are.
-    """
-    offsets = torch.arange(-radius, radius + 1, device=cells.row.device)
-    out = maps[0].new_empty(len(offsets), len(offsets), len(cells.row), maps[0].shape[1])
-    for level, level_map in enumerate(maps):
-        index = (cells.level == level).nonzero()[:, 0]
-        if len(index) == 0:
-            continue
-        height, width = level_map.shape[-2:]
-        rows = (cells.row[index] + offsets[:, None]).clamp(0, height - 1)
-        columns = (cells.column[index] + offsets[:, None]).clamp(0, width - 1)
-        by_cell = level_map.permute(0, 2, 3, 1)
-        values = by_cell[cells.image[index], rows[:, None], columns[None]]
-        if len(index) == len(cells.row):
-            return values
-        out[:, :, index] = values
-    return out
-
-
-def cells_inside(sizes: Sequence[tuple[int, int]], cells: OutputCells, radius: int) -> Tensor:
-    """Which cells of the windows lie on their level, (h, h, N) bool; ``sizes`` (height, width)."""
-    offsets = torch.arange(-radius, radius + 1, device=cells.row.device)
-    heights, widths = torch.tensor(sizes, device=cells.row.device).T
-    rows, columns = cells.row + offsets[:, None], cells.column + offsets[:, None]
-    rows_in = (rows >= 0) & (rows < heights[cells.level])
-    columns_in = (columns >= 0) & (columns < widths[cells.level])
-    return rows_in[:, None] & columns_in[None]
-
-
 class DenseHead:
     """
     Backward pass of a tower of convolutions and a predictor, for outputs at single cells.
-
-    Holds transformed kernels, about three times the memory of the weights: build it once and use
-    it for all levels and images, as long as the weights stay.
 
     Args:
         layers: the tower, in forward order; may be empty.
@@ -151,7 +99,8 @@ class DenseHead:
             seeds: (N, T, P), derivative of ``Y[i, t]`` with respect to the predictor's outputs at
                 the instance's cell: one-hot for a logit, a combination of deltas for a box side.
             cells: where; N of each.
-            max_bytes: bound on temporary memory, not counting the result.
+            max_bytes: bound on temporary memory, not counting the result, nor one copy of the
+                masks.
 
         Returns:
             Windows of values (N, T, C, h, h), h = 2 radius + 1.
@@ -160,7 +109,12 @@ class DenseHead:
         channels = features[0].shape[1]
         out = self.predictor.new_zeros(*seeds.shape[:2], channels, side, side)
         with _plain_arithmetic(seeds.device):
-            for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes):
+            tables = self._tables(masks)
+            windows = WindowCells.around(_sizes(features), cells, self.radius)
+            for index in self._chunks(seeds, self._row_bytes(channels, side), max_bytes):
+                here = windows.select(index[0])
+                gradient = self._backward(tables, seeds[index], here)
+                gradient *= here.inside(self.radius)[:, :, :, None]
                 out[index] = gradient.permute(2, 3, 4, 0, 1)
         return Windows(out, cells.row - self.radius, cells.column - self.radius)
 
@@ -187,73 +141,84 @@ class DenseHead:
         Returns:
             Windows of values (N, T, h, h), h = 2 (radius + smoothing radius) + 1.
         """
-        margin = smoothing_radius(sigma)
-        radius = self.radius + margin
+        radius = self.radius + smoothing_radius(sigma)
         side = 2 * radius + 1
+        # Below three targets the multiplications that this saves are those that Toom and Cook do.
+        halfway = bool(self.convolutions) and not sigma and seeds.shape[1] > 2
+        row_bytes = self._row_bytes(features[0].shape[1], side, seeds.shape[1] if halfway else 0)
         out = self.predictor.new_zeros(*seeds.shape[:2], side, side)
         with _plain_arithmetic(seeds.device):
-            for index, gradient in self._chunks(masks, features, seeds, cells, max_bytes, margin):
-                here = cells.select(index[0])
-                feature = gather_windows(features, here, radius).to(gradient.dtype)
-                if margin:
-                    gradient = _smooth_and_widen(gradient, sigma)
-                maps = (gradient @ feature[..., None])[..., 0].permute(2, 3, 0, 1)
-                inside = cells_inside(_sizes(features), here, radius)
-                out[index] = maps * inside.permute(2, 0, 1)[:, None]
+            tables, of_features = self._tables(masks), WindowCells.table(features)
+            windows = WindowCells.around(_sizes(features), cells, radius)
+            for index in self._chunks(seeds, row_bytes, max_bytes):
+                here = windows.select(index[0])
+                feature = here.read(of_features, radius).to(self.predictor)
+                gradient = self._backward(tables, seeds[index], here, halfway)
+                if halfway:
+                    maps = _meet(gradient, self.convolutions[0].by_tap, feature)
+                else:
+                    if sigma:
+                        gradient *= here.inside(self.radius)[:, :, :, None]
+                        gradient = _smooth_and_widen(gradient, sigma)
+                    maps = (gradient @ feature[..., None])[..., 0]
+                out[index] = maps.permute(2, 3, 0, 1)
         return Windows(out if signed else out.relu_(), cells.row - radius, cells.column - radius)
 
-    def _chunks(
-        self,
-        masks: Sequence[LevelMaps | None],
-        features: LevelMaps,
-        seeds: Tensor,
-        cells: OutputCells,
-        max_bytes: int,
-        margin: int = 0,
-    ) -> Iterator[tuple[tuple[Tensor, slice], Tensor]]:
-        """Yield (instances, targets) and the gradient of that chunk, (h, h, n, t, C)."""
+    def _tables(self, masks: Sequence[LevelMaps | None]) -> list[Tensor | None]:
         if len(masks) != len(self.convolutions):
             raise ValueError(f"{len(self.convolutions)} layers, but masks for {len(masks)}")
-        rows = max(1, max_bytes // self._row_bytes(features[0].shape[1], margin))
+        return [None if mask is None else WindowCells.table(mask) for mask in masks]
+
+    def _row_bytes(self, channels: int, side: int, meeting: int = 0) -> int:
+        """
+        Temporary memory that one target of one instance needs, on windows of that side.
+
+        Args:
+            meeting: how many targets of an instance share what :func:`_meet` makes of features.
+        """
+        most, grown = 3 * channels * side**2, self.predictor.shape[-1]
+        if meeting:
+            taps = self.convolutions[0].weight[0, 0].numel()
+            most += 2 * taps * channels * side**2 // meeting
+        for conv in reversed(self.convolutions):
+            most = max(most, conv.row_elements(grown, grown))
+            grown += conv.kernel - 1
+        return most * self.predictor.element_size()
+
+    @staticmethod
+    def _chunks(seeds: Tensor, row_bytes: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
+        """Yield (instances, targets) that fit into memory together."""
         num_instances, num_targets = seeds.shape[:2]
+        rows = max(1, max_bytes // row_bytes)
         step_t = max(1, min(rows, num_targets))
         step_n = max(1, rows // step_t)
-        # By level, so that a chunk gathers from few of them.
-        order = cells.level.argsort(stable=True)
         for n in range(0, num_instances, step_n):
             for t in range(0, num_targets, step_t):
-                index = order[n : n + step_n], slice(t, t + step_t)
-                here = cells.select(index[0])
-                yield index, self._backward(masks, _sizes(features), seeds[index], here)
-
-    def _row_bytes(self, channels: int, margin: int) -> int:
-        """Temporary memory that one target of one instance needs."""
-        side = self.predictor.shape[-1]
-        most = 0
-        for conv in reversed(self.convolutions):
-            most = max(most, conv.row_elements(side, side))
-            side += conv.kernel - 1
-        most = max(most, 3 * channels * (side + 2 * margin) ** 2)
-        return most * self.predictor.element_size()
+                yield slice(n, n + step_n), slice(t, t + step_t)
 
     def _backward(
         self,
-        masks: Sequence[LevelMaps | None],
-        sizes: Sequence[tuple[int, int]],
+        tables: Sequence[Tensor | None],
         seeds: Tensor,
-        cells: OutputCells,
+        windows: WindowCells,
+        halfway: bool = False,
     ) -> Tensor:
-        """Gradient (h, h, n, t, C) of the outputs that ``seeds`` (n, t, P) select."""
+        """
+        Gradient (h, h, n, t, C) of the outputs that ``seeds`` (n, t, P) select by the features, or
+        by the output of the first convolution; cells outside the level are not zeroed in the first.
+        """
         gradient = torch.einsum("ntp,pcyx->yxntc", seeds.to(self.predictor), self.predictor)
-        radius = gradient.shape[0] // 2
-        for conv, mask in zip(reversed(self.convolutions), reversed(masks), strict=True):
+        radius = len(gradient) // 2
+        for number, conv in reversed(list(enumerate(self.convolutions))):
             # Outside the level there is only padding: nothing may flow through it.
-            derivative = cells_inside(sizes, cells, radius)[..., None]
-            if mask is not None:
-                derivative = gather_windows(mask, cells, radius) * derivative
-            gradient = conv(gradient, derivative.to(gradient.dtype)[:, :, :, None])
+            table = tables[number]
+            mask = windows.inside(radius) if table is None else windows.read(table, radius)
+            mask = mask.to(gradient.dtype)[:, :, :, None]
+            if halfway and number == 0:
+                return gradient * mask
+            gradient = conv(gradient, mask)
             radius += conv.kernel // 2
-        return gradient * cells_inside(sizes, cells, radius)[..., None, None]
+        return gradient
 
 
 def _sizes(maps: LevelMaps) -> list[tuple[int, int]]:
@@ -263,9 +228,29 @@ def _sizes(maps: LevelMaps) -> list[tuple[int, int]]:
 
 @contextmanager
 def _plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """No graph, and no autocast, whose few digits the full convolutions would use up."""
+    """No graph, and no autocast, whose few digits would not be enough."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
+
+
+def _meet(gradient: Tensor, kernel: Tensor, feature: Tensor) -> Tensor:
+    """
+    Signed maps (h + k - 1, h + k - 1, n, t).
+
+    Args:
+        gradient: (h, h, n, t, Cout), at the output of a convolution.
+        kernel: (k, k, Cin, Cout), its kernel.
+        feature: (h + k - 1, h + k - 1, n, Cin), its input.
+    """
+    side, taps = len(gradient), list(product(range(len(kernel)), repeat=2))
+    read = torch.stack([feature[v : v + side, u : u + side] for v, u in taps])
+    read = read.flatten(1, 3) @ kernel.flatten(0, 1)  # (k k, h h n, Cout)
+    products = gradient.flatten(0, 2) @ read.permute(1, 2, 0)  # (h h n, t, k k)
+    products = products.view(*gradient.shape[:4], -1)
+    out = gradient.new_zeros(*feature.shape[:3], gradient.shape[3])
+    for tap, (v, u) in enumerate(taps):
+        out[v : v + side, u : u + side] += products[..., tap]
+    return out
 
 
 def _smooth_and_widen(windows: Tensor, sigma: float) -> Tensor:
@@ -278,8 +263,7 @@ def _smooth_and_widen(windows: Tensor, sigma: float) -> Tensor:
     kernel = gaussian_kernel(sigma, windows)
     side = len(windows)
     # band[v, i] = kernel[v - i]
-    band = windows.new_zeros(side + len(kernel) - 1, side)
-    for i in range(side):
-        band[i : i + len(kernel), i] = kernel
+    band = F.pad(kernel, (0, side)).repeat(side)[: side * (side + len(kernel) - 1)]
+    band = band.view(side, -1).T
     rows = (band @ windows.flatten(1)).unflatten(1, windows.shape[1:])
     return (band @ rows.flatten(2)).unflatten(2, windows.shape[2:])

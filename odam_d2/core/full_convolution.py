@@ -22,12 +22,15 @@ Shape shorthand:
     a, b: tiles of a window along each axis.
 
 Windows are stored cells first, channels last, (h, w, R, C), so that all of this is matrix products.
+On other devices than the CPU, where a dispatched operation costs more than its multiplications, and
+TF32 may be on, it is one plain convolution.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["FullConvolution"]
@@ -73,14 +76,16 @@ class FullConvolution:
         weight: (Co, Ci, k, k) of the *forward* convolution (a cross-correlation, as in torch).
             Walking it backwards flips the kernel, which is what a full convolution does. Half
             precision becomes float32: evaluating at points costs about one digit.
+        tiled: whether to multiply by Toom and Cook's way; None says so on the CPU.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, tiled: bool | None = None) -> None:
         if weight.shape[2] != weight.shape[3]:
             raise ValueError(f"square kernels only, not {tuple(weight.shape[2:])}")
         half = weight.dtype in (torch.float16, torch.bfloat16)
         self.weight = weight.detach().float() if half else weight.detach()
         self.kernel = weight.shape[2]
+        self.tiled = weight.device.type == "cpu" if tiled is None else tiled
         self._values: dict[int, Tensor] = {}
 
     def tile_side(self, height: int, width: int) -> int:
@@ -96,9 +101,12 @@ class FullConvolution:
 
     def row_elements(self, height: int, width: int) -> int:
         """Elements of temporary memory that each window of (height, width) cells needs."""
+        num_out, num_in = self.weight.shape[:2]
+        if not self.tiled:
+            grown = (height + self.kernel - 1) * (width + self.kernel - 1)
+            return 2 * height * width * num_out + grown * num_in
         m = self.tile_side(height, width)
         tiles = -(-height // m) * -(-width // m)
-        num_out, num_in = self.weight.shape[:2]
         points = (m + self.kernel - 1) ** 2
         return tiles * ((m * m + points) * num_out + 3 * points * num_in)
 
@@ -115,12 +123,17 @@ class FullConvolution:
         """
         if self.kernel == 1:
             return (windows * factor) @ self.weight[:, :, 0, 0]
+        if not self.tiled:
+            return self._plain(windows * factor)
         height, width, *rows, channels = windows.shape
         m = self.tile_side(height, width)
         q = m + self.kernel - 1
         grid = list(product(range(-(-height // m)), range(-(-width // m))))
         # Cells that pad the last tiles stay zero, and so does all they grow into.
-        tiles = windows.new_zeros(m, m, len(grid), *rows, channels)
+        padded = height % m or width % m
+        tiles = (windows.new_zeros if padded else windows.new_empty)(
+            m, m, len(grid), *rows, channels
+        )
         for i, (a, b) in enumerate(grid):
             here = slice(a * m, (a + 1) * m), slice(b * m, (b + 1) * m)
             part = windows[here]
@@ -133,6 +146,19 @@ class FullConvolution:
         for i, (a, b) in enumerate(grid):
             out[a * m : a * m + q, b * m : b * m + q] += grown[:, :, i]
         return out[: height + q - m, : width + q - m]
+
+    @cached_property
+    def by_tap(self) -> Tensor:
+        """The forward kernel as (k, k, Ci, Co)."""
+        return self.weight.permute(2, 3, 1, 0).contiguous()
+
+    def _plain(self, windows: Tensor) -> Tensor:
+        """Full convolution of windows (h, w, R, Co), R may be several axes."""
+        rows = windows.flatten(2, -2).permute(2, 3, 0, 1)
+        rows = rows.contiguous(memory_format=torch.channels_last)
+        kernel = self.weight.transpose(0, 1).flip(2, 3)
+        grown = F.conv2d(rows, kernel, padding=self.kernel - 1).permute(2, 3, 0, 1)
+        return grown.unflatten(2, windows.shape[2:-1])
 
     def _grow(self, tiles: Tensor, m: int) -> Tensor:
         """Take tiles (m m, X Co) to (q q, X Ci), X any number of tiles."""

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from odam_d2.core.dense_windows import ConvLayer, DenseHead, OutputCells, gather_windows
+from odam_d2.core.dense_windows import ConvLayer, DenseHead
 from odam_d2.core.full_convolution import _POINTS, FullConvolution
 from odam_d2.core.heatmap import heat_map
+from odam_d2.core.window_cells import OutputCells, WindowCells
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -61,6 +63,9 @@ class Tower:
             channels[-1], num_outputs, predictor_kernel, padding=predictor_kernel // 2
         ).to(dtype)
         self.head = DenseHead(self.layers, self.predictor.weight)
+        self.direct = DenseHead(self.layers, self.predictor.weight)  # as on a GPU
+        for convolution in self.direct.convolutions:
+            convolution.tiled = False
         self.features = [torch.randn(images, channels[0], *size, dtype=dtype) for size in sizes]
         self.sizes, self.dtype, self.num_outputs = sizes, dtype, num_outputs
         self.masks = self._masks(linear=activation is nn.Identity)
@@ -137,9 +142,14 @@ def check(tower, cells, targets=2, sigma=0.0, **kwargs):
     """Gradients and heat maps of all cells agree with autograd on the whole level."""
     seeds = tower.seeds(len(cells.row), targets)
     inputs = tower.masks, tower.features, seeds, cells
-    gradients = tower.head.gradients(*inputs, **kwargs)
-    maps = tower.head.heat_maps(*inputs, sigma=sigma, **kwargs)
     expected = tower.oracle(seeds, cells)
+    for head in (tower.head, tower.direct):
+        gradients = head.gradients(*inputs, **kwargs)
+        maps = head.heat_maps(*inputs, sigma=sigma, **kwargs)
+        check_windows(tower, cells, gradients, maps, expected, sigma)
+
+
+def check_windows(tower, cells, gradients, maps, expected, sigma):
     for i, (level, image, _, _) in enumerate(zip(*cells, strict=True)):
         size = tower.sizes[level]
         ours = paste(gradients.values[i], gradients.row[i], gradients.column[i], size)
@@ -247,7 +257,7 @@ def test_memory_limit_bounds_the_chunks(monkeypatch):
     monkeypatch.setattr(
         tower.head,
         "_backward",
-        lambda m, s, seeds, c: sizes.append(seeds.shape[:2]) or backward(m, s, seeds, c),
+        lambda m, seeds, *rest: sizes.append(seeds.shape[:2]) or backward(m, seeds, *rest),
     )
     args = (
         tower.masks,
@@ -283,7 +293,7 @@ def test_chunks_are_as_large_as_the_memory_allows(monkeypatch, max_bytes, chunks
     monkeypatch.setattr(
         tower.head,
         "_backward",
-        lambda m, s, seeds, c: sizes.append(tuple(seeds.shape[:2])) or backward(m, s, seeds, c),
+        lambda m, seeds, *rest: sizes.append(tuple(seeds.shape[:2])) or backward(m, seeds, *rest),
     )
     cells = cells_of(*((0, 0, i, i) for i in range(5)))
     tower.head.heat_maps(
@@ -359,6 +369,34 @@ def test_tiles_save_products():
     assert FullConvolution(torch.zeros(2, 2, 5, 5)).tile_side(7, 7) == 1
 
 
+@pytest.mark.parametrize("targets", [1, 3, 4])
+def test_operations_do_not_grow_with_instances(targets):
+    """Those of a chunk are as many for 12 instances on two levels as for 5, and none waits."""
+    tower = Tower((6, 5, 7), sizes=((9, 13), (4, 5)))
+
+    def operations(num):
+        cells = cells_of(*((i % 2, i % 2, i % 4, i % 5) for i in range(num)))
+        with DispatchedOperations() as counted:
+            tower.direct.heat_maps(tower.masks, tower.features, tower.seeds(num, targets), cells)
+        return counted.names
+
+    few = operations(5)
+    assert operations(12) == few
+    assert not {"nonzero", "_local_scalar_dense", "_unique2", "unique_dim", "equal"} & set(few)
+
+
+class DispatchedOperations(TorchDispatchMode):
+    """The names of all operations that are dispatched, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_models_are_explained_in_float32(dtype):
     tower = Tower(dtype=torch.float32)
@@ -374,14 +412,23 @@ def test_half_precision_models_are_explained_in_float32(dtype):
     assert_close(ours.double(), expected, torch.float32)
 
 
-def test_gather_windows_puts_rows_first():
-    # Cell (v, u) of image i, channel c holds 1000 c + 100 i + 10 v + u.
-    grid = torch.arange(4.0)[:, None] * 10 + torch.arange(6.0)
-    level = torch.stack([torch.stack([grid + 100 * i + 1000 * c for c in (0, 1)]) for i in (0, 1)])
-    window = gather_windows([level], cells_of((0, 1, 2, 4)), 1)
-    assert window.shape == (3, 3, 1, 2)
-    assert window[:, :, 0, 0].tolist() == [[113, 114, 115], [123, 124, 125], [133, 134, 135]]
-    assert window[0, 2, 0, 1] == 1115
+def test_windows_are_read_from_a_table_of_all_levels():
+    # Cell (v, u) of level n, image i, channel c holds 10000 n + 1000 c + 100 i + 10 v + u.
+    def level(number, height, width):
+        grid = torch.arange(1.0, height + 1)[:, None] * 10 + torch.arange(width)
+        images = [torch.stack([grid + 100 * i + 1000 * c for c in (0, 1)]) for i in (0, 1)]
+        return torch.stack(images) + 10000 * number
+
+    levels = [level(0, 4, 6), level(1, 2, 3)]
+    sizes, table = [(4, 6), (2, 3)], WindowCells.table(levels)
+    windows = WindowCells.around(sizes, cells_of((0, 1, 2, 4), (1, 0, 0, 2)), 2)
+    inner = windows.read(table, 1)
+    assert inner.shape == (3, 3, 2, 2)
+    assert inner[:, :, 0, 0].tolist() == [[123, 124, 125], [133, 134, 135], [143, 144, 145]]
+    assert inner[0, 2, 0, 1] == 1125
+    assert inner[:, :, 1, 0].tolist() == [[0, 0, 0], [10011, 10012, 0], [10021, 10022, 0]]
+    assert torch.equal(windows.read(table, 2)[1:4, 1:4], inner)
+    assert torch.equal(windows.inside(2), windows.read(table, 2)[..., :1] > 0)
 
 
 @settings(max_examples=25, deadline=None)

@@ -47,6 +47,10 @@ TESTS = {
     "odam_d2/core/rise.py": ["tests/core/test_rise.py", "tests/modeling/test_d_rise.py"],
     "odam_d2/core/roi_align.py": ["tests/core/test_roi_align.py", "tests/modeling/test_explain.py"],
     "odam_d2/core/targets.py": ["tests/core/test_targets.py", "tests/modeling/test_outputs.py"],
+    "odam_d2/core/window_cells.py": [
+        "tests/core/test_dense_windows.py",
+        "tests/modeling/test_training_maps.py",
+    ],
     "odam_d2/core/windows.py": [
         "tests/core/test_windows.py",
         "tests/core/test_heatmap.py",

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from odam_d2.core.dense_windows import OutputCells
+from odam_d2.core.window_cells import OutputCells
 from odam_d2.modeling.conditions import require
 from odam_d2.modeling.views import class_name
 

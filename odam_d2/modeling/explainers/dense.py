@@ -17,9 +17,10 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from odam_d2.core.dense_windows import ConvLayer, DenseHead, Windows
+from odam_d2.core.dense_windows import ConvLayer, DenseHead
 from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.probabilities import Probability
+from odam_d2.core.window_cells import Windows
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import Call, own_parts, view_of, watched

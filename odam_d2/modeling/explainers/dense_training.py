@@ -10,8 +10,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from odam_d2.core.cell_gradients import cell_heat_maps
-from odam_d2.core.dense_windows import Windows
 from odam_d2.core.gradients import precise
+from odam_d2.core.window_cells import Windows
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.views import class_name, view_of, watched
 
