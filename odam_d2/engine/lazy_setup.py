@@ -14,6 +14,7 @@ from detectron2.config import LazyConfig
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from odam_d2.errors import UserError, one_line
 
@@ -71,7 +72,7 @@ def select(cfg: DictConfig, key: str, default: Any = None) -> Any:
             if not isinstance(cfg, Mapping) or part not in cfg:
                 return default
             cfg = cfg[part]
-    except Exception as error:  # omegaconf's own, of many kinds
+    except OmegaConfBaseException as error:
         raise UserError(f"config key {key} cannot be read: {one_line(error)}") from error
     return cfg
 

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
@@ -44,7 +45,7 @@ def checkpoint_errors(weights: str) -> Iterator[None]:
     """Turn what loading a bad checkpoint may raise into a :class:`UserError` that names it."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except OSError as error:
         raise UserError(f"weights {weights!r} cannot be read: {one_line(error)}") from error

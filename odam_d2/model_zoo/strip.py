@@ -25,11 +25,14 @@ def strip_checkpoint(source: str | Path, target: str | Path) -> int:
 
     Raises:
         UserError: ``source`` is missing or is not such a checkpoint.
+        OSError: it cannot be read.
     """
     try:
         model = torch.load(source, map_location="cpu", weights_only=True)["model"]
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {str(source)!r} does not exist") from error
+    except OSError:
+        raise
     except Exception as error:  # whatever unpickling a foreign file may raise
         raise UserError(f"{str(source)!r} is not a checkpoint of the trainer") from error
     tensors = isinstance(model, Mapping) and all(

@@ -7,6 +7,7 @@ from demo_tool import save_image
 from torch import nn
 
 from odam_d2.engine import load_weights
+from odam_d2.engine.weights import checkpoint_errors
 from odam_d2.errors import UserError
 
 pytest_plugins = ["demo_tool"]
@@ -49,3 +50,8 @@ def test_the_demo_does_not_count_no_maps_of_such_a_detector(tmp_path, capsys, sl
     status, _, err = run_demo(capsys, *arguments)
     assert status == 1
     assert "of backbone.fpn_lateral2.weight are NaN" in err[-1]
+
+
+def test_memory_that_does_not_suffice_is_no_fault_of_the_file():
+    with pytest.raises(MemoryError), checkpoint_errors("model.pth"):
+        raise MemoryError

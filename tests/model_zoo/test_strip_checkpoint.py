@@ -29,6 +29,11 @@ def test_missing_source(tmp_path):
         strip_checkpoint(tmp_path / "none.pth", tmp_path / "out.pth")
 
 
+def test_a_source_that_cannot_be_read_is_not_called_another_file(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        strip_checkpoint(tmp_path, tmp_path / "out.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"text"])
 def test_source_is_no_checkpoint(content, tmp_path):
     (tmp_path / "in.pth").write_bytes(content)
