@@ -26,6 +26,8 @@ import cv2
 import numpy as np
 import torch
 
+from odam_d2.errors import one_line
+
 __all__ = [
     "drop_unfinished_line",
     "encode_png",
@@ -257,6 +259,6 @@ def _read(path: str | os.PathLike, load: Callable[[], Any], check: Callable[[Any
             return content
         reason = "it is not of the form that this version writes"
     except Exception as error:  # whatever a damaged file makes a reader, or the check, raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
     logger.warning("%s is damaged and is made again (%s).", path, reason)
     return None

@@ -11,6 +11,7 @@ from types import EllipsisType
 from typing import TypeVar
 
 from odam_d2.core.errors import InputError
+from odam_d2.errors import one_line
 
 __all__ = ["field", "is_number", "numbers", "read_json_lines"]
 
@@ -52,7 +53,7 @@ def _words(error: Exception) -> str:
         return f"no key {error}"
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def field(record: dict, key: str, kind: type[T], default: T | EllipsisType = ...) -> T:

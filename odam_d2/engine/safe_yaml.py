@@ -75,7 +75,7 @@ SafeLoader.add_constructor(None, _refuse)
 
 def read_yaml(path: str, loader: type[SafeLoader] = SafeLoader) -> dict:
     """
-    What a YAML file says, ``_BASE_`` included.
+    What a YAML file says by itself: ``_BASE_`` is a key like others.
 
     Raises:
         UserError: it is no mapping, no YAML, larger than any config, or has a tag that is refused.

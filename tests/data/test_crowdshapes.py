@@ -17,7 +17,6 @@ from odam_d2.data import paths
 from odam_d2.data.crowdshapes import dataset, shapes
 from odam_d2.data.crowdshapes.__main__ import main
 from odam_d2.data.crowdshapes.character import PART_LABEL
-from odam_d2.data.crowdshapes.scene import with_categories
 from odam_d2.data.crowdshapes.statistics import crowding_statistics
 
 TINY = cs.Split(
@@ -230,6 +229,15 @@ def test_an_object_never_covers_its_own_badge():
 
 
 # ---------------------------------------------------------------- classes share the body
+
+
+def with_categories(scene: cs.Scene, categories: list[int]) -> cs.Scene:
+    """The same scene, pose for pose and colour for colour, with other classes."""
+    placements = tuple(
+        replace(p, character=replace(p.character, category=k))
+        for p, k in zip(scene.placements, categories, strict=True)
+    )
+    return replace(scene, placements=placements)
 
 
 @pytest.mark.parametrize("which", [1, 5])

@@ -4,7 +4,7 @@ Image coordinates are pixels, (0, 0) the upper left corner. Objects are ordered 
 """
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -217,15 +217,6 @@ def layout_of(scene: Scene) -> Layout:
         if not layout.add(placement):
             raise ValueError(f"{placement} breaks the rules of {scene.config}")
     return layout
-
-
-def with_categories(scene: Scene, categories: list[int]) -> Scene:
-    """The same scene, pose for pose and colour for colour, with other classes."""
-    placements = tuple(
-        replace(p, character=replace(p.character, category=k))
-        for p, k in zip(scene.placements, categories, strict=True)
-    )
-    return replace(scene, placements=placements)
 
 
 @functools.lru_cache(maxsize=64)
