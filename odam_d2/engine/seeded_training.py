@@ -20,6 +20,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import IterableDataset, get_worker_info
 
+from odam_d2.data.pictures import read_picture
+
 __all__ = ["LossNormalizers", "SeededStream", "seeded_iterations", "seeded_loader"]
 
 
@@ -55,7 +57,8 @@ class SeededStream(IterableDataset):
     ):
         self.first_batch = 0
         self._entries = DatasetFromList(list(entries), copy=False)
-        self._wide = [x["width"] > x["height"] for x in entries] if grouped else None
+        self._grouped = grouped
+        self._wide = [_is_wide(entry) for entry in entries] if grouped else []
         self._mapper, self._sampler, self.seed = mapper, sampler, seed
         self._batch_size = batch_size
 
@@ -63,7 +66,7 @@ class SeededStream(IterableDataset):
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         # A worker makes whole batches, or where others batch, single samples in turn.
-        chunk = self._batch_size if self._wide is None else 1
+        chunk = 1 if self._grouped else self._batch_size
         for number, (position, index) in enumerate(self.draws()):
             if number // chunk % workers == worker:
                 with _random_numbers_of(self.seed, comm.get_rank(), position, 0):
@@ -73,27 +76,37 @@ class SeededStream(IterableDataset):
     def draws(self) -> Iterator[tuple[int, int]]:
         """Position in the sampler's order, and index of the entry, from ``first_batch`` on."""
         draws = enumerate(self._sampler)
-        if self._wide is None:
+        if self._grouped:
+            yield from self._skip_grouped(draws)
+        else:
             for _ in range(self.first_batch * self._batch_size):
                 next(draws)
-        else:
-            yield from self._skip_grouped(draws, self._wide)
         yield from draws
 
-    def _skip_grouped(
-        self, draws: Iterator[tuple[int, int]], wide: Sequence[bool]
-    ) -> list[tuple[int, int]]:
+    def _skip_grouped(self, draws: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
         """Go past the batches that were made; returns the draws that wait for their batch."""
         waiting: tuple[list, list] = ([], [])
         batches = 0
         while batches < self.first_batch:
             position, index = next(draws)
-            group = waiting[wide[index]]
+            group = waiting[self._group_of(index)]
             group.append((position, index))
             if len(group) == self._batch_size:
                 group.clear()
                 batches += 1
         return sorted(waiting[0] + waiting[1])
+
+    def _group_of(self, index: int) -> bool:
+        """Whether an image is wide; of a data set that does not say so, the picture does."""
+        wide = self._wide[index]
+        if wide is None:
+            height, width = read_picture(self._entries[index]["file_name"]).shape[:2]
+            wide = self._wide[index] = width > height
+        return wide
+
+
+def _is_wide(entry: dict) -> bool | None:
+    return entry["width"] > entry["height"] if {"width", "height"} <= entry.keys() else None
 
 
 def seeded_loader(arguments: dict, seed: int) -> Iterable[list[dict]]:

@@ -9,6 +9,7 @@ import torch
 from detectron2.data.samplers import TrainingSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from odam_d2.engine.seeded_training import (
@@ -29,7 +30,7 @@ def mapper(entry):
     return {**entry, "drawn": draw()}
 
 
-def batches(entries, batch_size, grouped, count, skip=0, workers=0):
+def batches(entries, batch_size, grouped, count, skip=0, workers=0, mapper=mapper):
     arguments = {
         "dataset": entries,
         "mapper": mapper,
@@ -67,6 +68,21 @@ def test_worker_processes_change_nothing(grouped):
     entries = images([(4, 3), (3, 4), (4, 3), (4, 2), (2, 4)])
     alone = batches(entries, 2, grouped, 8)
     assert batches(entries, 2, grouped, 5, skip=3, workers=2) == alone[3:]
+
+
+def test_sizes_that_a_data_set_does_not_say_are_those_of_the_pictures(tmp_path):
+    """Detectron2's mapper adds them; what comes next is as in a data set that has them."""
+    shapes = [(4, 3), (3, 4), (4, 3), (4, 2), (2, 4)]
+    for number, (width, height) in enumerate(shapes):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{number}.png")
+    files = [{"id": n, "file_name": str(tmp_path / f"{n}.png")} for n in range(len(shapes))]
+    with_sizes = [x | y for x, y in zip(files, images(shapes), strict=True)]
+
+    def sized(entry):
+        return mapper(with_sizes[entry["id"]])
+
+    expected = batches(with_sizes, 2, True, 5, skip=3)
+    assert batches(files, 2, True, 5, skip=3, mapper=sized) == expected
 
 
 def test_each_image_is_drawn_as_often_and_with_numbers_of_its_own():
