@@ -26,7 +26,7 @@ from torch import nn
 import odam_d2
 from benchmarks.untrained import spread_proposals
 
-_NARROW_HEADS = ["MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32,
+NARROW_HEADS = ["MODEL.ROI_MASK_HEAD.CONV_DIM", 8, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32,
                  "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", (8, 8)]  # fmt: skip
 _FCOS = ["MODEL.META_ARCHITECTURE", "OdamFCOS", "MODEL.ODAM.TARGETS", [],
          "MODEL.FCOS.SCORE_THRESH_TEST", 0.0, "MODEL.BACKBONE.NAME",
@@ -81,7 +81,7 @@ def detector(family: str, instances: int, *opts) -> nn.Module:
         "MODEL.RETINANET.TOPK_CANDIDATES_TEST", of_level,
         "MODEL.FCOS.TOPK_CANDIDATES_TEST", of_level,
     ]  # fmt: skip
-    opts = [*SLIM, *_NARROW_HEADS, *changes, *limits, *opts]
+    opts = [*SLIM, *NARROW_HEADS, *changes, *limits, *opts]
     return spread_proposals(zoo_model(name, opts=opts))
 
 

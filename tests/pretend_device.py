@@ -23,6 +23,7 @@ from pathlib import Path
 
 import detectron2
 import torch
+import torchvision  # noqa: F401 -- registers its operations
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -97,6 +98,23 @@ for _name in ("conv2d", "conv_transpose2d.input", "linear", "matmul", "mm", "add
     _packet, _, _overload = _name.partition(".")
     _operation = getattr(getattr(torch.ops.aten, _packet), _overload or "default")
     _LOWERED.impl(_name, _lowered(_operation), "AutocastPrivateUse1")
+
+
+def _in_full(operation):
+    """As autocast runs what it computes in float32, and returns in the dtype that it was given."""
+
+    def run(first, *args):
+        full = [x.float() if isinstance(x, Tensor) else x for x in (first, *args)]
+        with torch._C._ExcludeDispatchKeyGuard(_KEYS):
+            result = operation(*full)
+        return result.to(first.dtype) if result.is_floating_point() else result
+
+    return run
+
+
+_FULL = torch.library.Library("torchvision", "IMPL")
+for _operation in (torch.ops.torchvision.nms.default, torch.ops.torchvision.roi_align.default):
+    _FULL.impl(_operation._schema.name, _in_full(_operation), "AutocastPrivateUse1")
 
 
 @dataclass
@@ -205,10 +223,6 @@ class PretendTensor(torch.Tensor):
     def __array__(self, *_args, **_kwargs):
         return self.numpy()
 
-    def unsqueeze_(self, dim: int) -> Tensor:
-        """A wrapper's shape cannot change; callers use what is returned."""
-        return self.unsqueeze(dim)
-
 
 class _Mode(TorchDispatchMode):
     """Sees what has no tensor of the device among its arguments, and makes one."""
@@ -247,6 +261,9 @@ def _run(func, args: tuple, kwargs: dict):
     if "device" in kwargs:
         held[1]["device"] = _HOST
     result = func(*held[0], **held[1])
+    if torch.Tag.inplace_view in func.tags:
+        with torch._C._DisableTorchDispatch():
+            func(*args, **kwargs)  # the wrapper has a shape of its own
     if func._schema.is_mutable:
         return _returned(func, args, kwargs, result)
     if name == "aten::copy_" or to == _HOST:
@@ -262,9 +279,6 @@ def _returned(func, args: tuple, kwargs: dict, result):
         value = args[number] if number < len(args) else kwargs.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write:
             written[frozenset(argument.alias_info.before_set)] = value
-            for x in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(x, PretendTensor) and x.shape != x.held.shape:
-                    raise NotImplementedError(f"{func} changes the shape of a pretended tensor")
     results = result if isinstance(result, tuple) else (result,)
     out = tuple(
         written[frozenset(of.alias_info.before_set)]

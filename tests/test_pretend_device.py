@@ -71,6 +71,14 @@ def test_a_host_that_need_not_wait_is_not_counted():
     assert waits(run) == {}
 
 
+def test_shapes_change_in_place():
+    x = torch.arange(6.0, device=DEVICE)
+    assert x.unsqueeze_(0).shape == (1, 6)
+    assert x.t_().shape == (6, 1)
+    assert x.squeeze_(1).tolist() == [0, 1, 2, 3, 4, 5]
+    assert (torch.ones(2, device=DEVICE) @ x.view(2, 3)).tolist() == [3, 5, 7]
+
+
 def test_operations_are_counted_and_views_among_them():
     x = torch.zeros(4, device=DEVICE)
     with counted() as outer:

@@ -109,7 +109,7 @@ def explain_boxes(
         if explainer.settings.method == "d_rise":
             raise InputError("D-RISE explains what was detected; boxes need another method")
         device = next(model.parameters()).device
-        inputs = [Boxes(b.to(device) * _scale(b, i, o)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
+        inputs = [Boxes((b * _scale(b, i, o)).to(device)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
         found = explainer.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
         outputs = []
         for given, result, (_, output_size) in zip(boxes, found, sizes, strict=True):

@@ -34,7 +34,7 @@ class TinyDETR(nn.Module):
         decoded = self.transformer(tokens, queries)
         centre, size = self.bbox_embed(decoded).sigmoid().chunk(2, dim=-1)
         boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-        boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
+        boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None].to(boxes.device)
         return self.class_embed(decoded).softmax(-1)[..., :-1], boxes
 
     def forward(self, batched_inputs):
