@@ -174,7 +174,7 @@ def limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def differences(one: Path, other: Path, exact: bool = True) -> list[str]:
+def differences(one: Path, other: Path) -> list[str]:
     """Names of files of results that are in one folder only, or say other things there."""
     odd = re.compile(r"log\.txt|tfevents|metrics\.json|\.jsonl$|\.(svg|pdf)$|config\.yaml")
     names = [
@@ -184,31 +184,27 @@ def differences(one: Path, other: Path, exact: bool = True) -> list[str]:
     shared = sorted(x for x in names[0] | names[1] if not odd.search(x))
     return [
         name for name in shared
-        if not all(name in found for found in names) or not _same(one / name, other / name, exact)
+        if not all(name in found for found in names) or not _same(one / name, other / name)
     ]  # fmt: skip
 
 
-def _same(one: Path, other: Path, exact: bool) -> bool:
+def _same(one: Path, other: Path) -> bool:
     if one.suffix == ".json":
-        return _alike(json.loads(one.read_text()), json.loads(other.read_text()), exact)
+        return _alike(json.loads(one.read_text()), json.loads(other.read_text()))
     if one.suffix == ".pth":
         loaded = [torch.load(x, map_location="cpu", weights_only=False) for x in (one, other)]
-        return _alike(*loaded, exact)
+        return _alike(*loaded)
     if one.suffix == ".npz":
         with np.load(one) as a, np.load(other) as b:
             return a.files == b.files and all(np.array_equal(a[k], b[k]) for k in a.files)
     return one.read_bytes() == other.read_bytes()
 
 
-def _alike(a: object, b: object, exact: bool) -> bool:
+def _alike(a: object, b: object) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_alike(a[k], b[k], exact) for k in a)
+        return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(_alike(x, y, exact) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if exact or not a.is_floating_point():
-            return torch.equal(a, b)
-        return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
-    if isinstance(a, float) and isinstance(b, float) and not exact:
-        return abs(a - b) <= 1e-3 * max(1, abs(a))
+        return torch.equal(a, b)
     return a == b or (a != a and b != b)
