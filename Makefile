@@ -47,8 +47,10 @@ $(DEMO_PAGE): $(DEMO_MADE_FROM) | env
 	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --input "$$folder"/images/$(DEMO_IMAGES) \
 	--output $(@D) --confidence-threshold 0.5
 
-test: env  ## run the tests; PYTEST_ARGS are handed on
-	$(RUN) -m pytest --durations=15 $(PYTEST_ARGS)
+# As many at a time as there are cores, a file of tests in one process: what it shares is made once.
+WORKERS ?= auto
+test: env  ## run the tests; PYTEST_ARGS are handed on, WORKERS=n is how many run at a time
+	$(RUN) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --durations=15 $(PYTEST_ARGS)
 
 attack: env  ## give the project generated inputs, kills and full disks; SEED=n for others
 	$(RUN) -m tests.attack --seed $(or $(SEED),0) $(ATTACK_ARGS)

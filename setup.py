@@ -43,7 +43,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["hypothesis>=6.80", "mypy>=2.4", "pytest>=7.0", "ruff>=0.17"],
+        "dev": ["hypothesis>=6.80", "mypy>=2.4", "pytest-xdist>=3.0", "pytest>=7.0", "ruff>=0.17"],
         "vit": ["timm>=0.9"],  # what Detectron2's ViT and MViT import
     },
 )

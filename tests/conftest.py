@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 # Before odam_d2 is imported: generated data never goes where real data is read from.
 os.environ.setdefault("ODAM_DATASETS", str(Path(__file__).parents[1] / "output" / "datasets"))
+# Before torch is: one thread a worker, also in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

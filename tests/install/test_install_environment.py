@@ -156,8 +156,10 @@ VERSIONS = {"torch": "2.5.1+cu124", "numpy": "1.26.4", "setuptools": "75.0.0"}
 
 
 def test_user_s_environment_is_only_added_to(installer, checkout, pip_calls):
-    (checkout / "requirements" / "dev.txt").write_text("pytest==9.2.0\nruff==0.17.6\n")
-    missing = ["scipy", "ruff", "pytest"]
+    (checkout / "requirements" / "dev.txt").write_text(
+        "pytest==9.2.0\npytest-xdist==3.8.0\nruff==0.17.6\n"
+    )
+    missing = ["scipy", "ruff", "xdist", "pytest"]
     python = stand_in(checkout / "theirs" / "python", missing=missing, versions=VERSIONS)
     environment = installer.existing.ExistingEnvironment(checkout, python)
 
@@ -169,7 +171,7 @@ def test_user_s_environment_is_only_added_to(installer, checkout, pip_calls):
 
     pip_calls.clear()
     environment.install(dev=True)
-    tools = ["pytest==9.2.0", "ruff==0.17.6"]
+    tools = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6"]
     assert pip_calls == [["install", "--constraint", present, "scipy", *tools], ours]
 
 

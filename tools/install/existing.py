@@ -31,7 +31,14 @@ RUN = {
     "tqdm": "tqdm",
     "yaml": "pyyaml",
 }
-DEV = ("hypothesis", "mypy", "pytest", "ruff")  # versions: requirements/dev.txt
+# Likewise for tests and linter; versions: requirements/dev.txt.
+DEV = {
+    "hypothesis": "hypothesis",
+    "mypy": "mypy",
+    "pytest": "pytest",
+    "ruff": "ruff",
+    "xdist": "pytest-xdist",
+}
 
 
 class ExistingEnvironment:
@@ -60,7 +67,7 @@ class ExistingEnvironment:
             dev: also what tests and linter need.
         """
         missing = [RUN[name] for name in self.lacks(*RUN)]
-        missing += self.lacks(*DEV) if dev else []
+        missing += [DEV[name] for name in self.lacks(*DEV)] if dev else []
         ours = self.state["odam_d2"] == str(self.root / "odam_d2" / "__init__.py")
         print(f"environment: {self.python}, {self._describe()} left as they are", flush=True)
         if ours and not missing:
@@ -114,7 +121,7 @@ class ExistingEnvironment:
         """The tools in their exact versions: another ruff formats differently."""
         lines = (self.root / "requirements" / "dev.txt").read_text().splitlines()
         tools = [line for line in lines if line.split("==")[0] in packages]
-        return [name for name in packages if name not in DEV] + tools
+        return [name for name in packages if name not in DEV.values()] + tools
 
     def _can_build(self) -> bool:
         """Whether its setuptools is new enough for editable installs."""
