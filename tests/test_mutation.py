@@ -37,6 +37,7 @@ def worker():
     assert process.wait() == 0
 
 
+@pytest.mark.slow
 def test_the_worker_tells_what_the_tests_say(worker, tmp_path):
     """Each change is seen as it is on the disk, and none outlives its run."""
     (tmp_path / "test_sum.py").write_text(

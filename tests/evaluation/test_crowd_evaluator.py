@@ -136,6 +136,7 @@ def _process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same(dataset, tmp_path):
     mp.spawn(_process, (str(tmp_path),), nprocs=2)
     results = torch.load(tmp_path / "0.pth", weights_only=False)

@@ -186,6 +186,7 @@ def _process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same(with_masks, tmp_path):
     mp.spawn(_process, (tmp_path,), nprocs=2)
     alone = run(ExplanationEvaluator(with_masks, protocol=ALL), [blobs(k) for k in range(3)])

@@ -119,6 +119,7 @@ def _twice(rank, folder):
         files.gather()
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(tmp_path):
     """Three images by two processes, five by one, six by two: none twice, none by nobody."""
     whose = {}

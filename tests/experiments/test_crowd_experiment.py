@@ -160,6 +160,7 @@ def few_crowds(monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_crowds", "few_settings")
 def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
     """Two tiny runs; then once more, where nothing is left to do; then a file is lost."""
@@ -198,6 +199,7 @@ def weights_of(path):
     return torch.load(path, weights_only=True)["model"]["head.cls_score.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_crowds")
 def test_a_training_is_gone_on_with_only_where_it_is_whole_and_the_same(tmp_path, caplog):
     path = experiment(tmp_path).train(PLAIN)
@@ -213,6 +215,7 @@ def test_a_training_is_gone_on_with_only_where_it_is_whole_and_the_same(tmp_path
     assert not torch.equal(weights_of(path), first)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_crowds")
 def test_candidates_are_taken_again_only_where_they_are_whole_and_the_same(tmp_path):
     def scores(*opts, images=1):

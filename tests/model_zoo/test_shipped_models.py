@@ -47,6 +47,7 @@ def case(request):
     return request.param, ours, plain, images
 
 
+@pytest.mark.slow
 def test_detections_are_plain_detectron2s(case):
     _, ours, plain, images = case
     count = 0
@@ -87,6 +88,7 @@ def with_slopes_in_double(model):
     return model
 
 
+@pytest.mark.slow
 def test_exact_on_trained_weights(case):
     """Trained weights have dead channels, saturated scores and large cancellations."""
     _, _, plain, images = case
@@ -95,6 +97,7 @@ def test_exact_on_trained_weights(case):
         assert detections_error(plain, image, oracle=oracle, limit=5) <= 1e-5
 
 
+@pytest.mark.slow
 def test_maps_peak_at_the_known_causes(case):
     """
     A badge covers a few percent of its box, a half-plane is a coin's throw. The margins are wide:

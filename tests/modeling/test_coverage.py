@@ -56,6 +56,7 @@ def check_same(plain: list[dict], ours: list[dict]) -> None:
             assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_config(name):
     try:

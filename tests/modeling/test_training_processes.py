@@ -1,5 +1,6 @@
 """Odam-Train in two processes, and in trainings that stop and go on."""
 
+import pytest
 import torch
 import torch.multiprocessing as mp
 from detectron2.utils import comm
@@ -27,6 +28,7 @@ def _gradients(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_average_their_gradients(tmp_path):
     mp.spawn(_gradients, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))

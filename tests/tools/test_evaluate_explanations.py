@@ -48,6 +48,7 @@ def test_no_detection_to_evaluate(tmp_path, capsys):
     assert not (tmp_path / NAME / "methods.png").exists()
 
 
+@pytest.mark.slow
 def test_methods_on_the_same_detections(tmp_path, capsys):
     opts = ["MODEL.ODAM.TARGETS", "['class', 'left']"]
     out = tmp_path / "all.json"
@@ -70,6 +71,7 @@ def test_methods_on_the_same_detections(tmp_path, capsys):
     assert (tmp_path / NAME / "methods.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     json_of = {folder: str(folder) + ".json" for folder in (whole, parts)}
