@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from odam_d2.core import windows
+
 __all__ = ["pooled_gradients"]
 
 # Nodes of autograd's graph that leave the values of a tensor, and their order, as they are.
@@ -51,10 +53,12 @@ def pooled_gradients(
     ends: list[Any] = [
         leaf if layer is None else layer.edge for leaf, layer in zip(pooled, layers, strict=True)
     ]
-    gradients = [
-        torch.autograd.grad(output.sum(), ends, retain_graph=True, allow_unused=True)
-        for output in outputs
-    ]
+    gradients = _together(outputs, ends) if windows.computes_together(pooled[0].device) else None
+    if gradients is None:
+        gradients = [
+            torch.autograd.grad(output.sum(), ends, retain_graph=True, allow_unused=True)
+            for output in outputs
+        ]
     stages: list[tuple[list[int], Tensor] | None] = []
     for leaf, layer, of_stage in zip(pooled, layers, zip(*gradients, strict=True), strict=True):
         used = [number for number, gradient in enumerate(of_stage) if gradient is not None]
@@ -65,6 +69,39 @@ def pooled_gradients(
         carried = stacked if layer is None else layer.carry(stacked)
         stages.append((used, carried.view(len(leaf), len(used), *leaf.shape[1:])))
     return stages
+
+
+def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[list[Tensor | None]] | None:
+    """
+    The gradients of each output, those of outputs that depend on the same ends by one vectorised
+    backward pass; None where an operation does not support that.
+    """
+    groups = defaultdict(list)
+    for number, output in enumerate(outputs):
+        reached = _consumers([output])
+        groups[tuple(_node(end) in reached for end in ends)].append(number)
+    gradients: list[list[Tensor | None]] = [[None] * len(ends) for _ in outputs]
+    for reads, numbers in groups.items():
+        chosen = [number for number, read in enumerate(reads) if read]
+        if not chosen:
+            continue
+        sums = torch.stack([outputs[number].sum() for number in numbers])
+        seeds = torch.eye(len(numbers), dtype=sums.dtype, device=sums.device)
+        try:
+            found = torch.autograd.grad(
+                sums, [ends[n] for n in chosen], seeds, retain_graph=True, is_grads_batched=True
+            )
+        except RuntimeError:  # vmap has no rule for the operation; also NotImplementedError.
+            return None
+        for end, of_end in zip(chosen, found, strict=True):
+            for number, gradient in zip(numbers, of_end.unbind(), strict=True):
+                gradients[number][end] = gradient
+    return gradients
+
+
+def _node(end: Any) -> Any:
+    """Of autograd's graph, where it differentiates by a leaf or a :class:`_FirstLayer`."""
+    return torch.autograd.graph.get_gradient_edge(end).node if isinstance(end, Tensor) else end.node
 
 
 def _consumers(outputs: Iterable[Tensor]) -> dict[Any, list[tuple[Any, int]]]:
@@ -101,7 +138,7 @@ class _FirstLayer:
         """None where something else reads the leaf, or reads it as well."""
         if _GradientEdge is None:
             return None
-        node, position = torch.autograd.graph.get_gradient_edge(leaf).node, 0
+        node = _node(leaf)
         while True:
             if len(consumers[node]) != 1:
                 return None

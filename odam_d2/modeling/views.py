@@ -6,6 +6,7 @@ from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 __all__ = ["Call", "Viewed", "class_name", "own_parts", "view_of", "watched", "with_replaced"]
@@ -117,7 +118,10 @@ class Call:
 
     def unchanged(self, values: object) -> bool:
         """Whether these tensors, of the call, have not been written to in place since."""
-        return all(self.versions[id(t)][1] == _version(t) for t in _tensors(values))
+        return all(
+            id(t) in self.versions and self.versions[id(t)][1] == _version(t)
+            for t in _tensors(values)
+        )
 
 
 def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
@@ -151,6 +155,8 @@ def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
 def _tensors(values: object) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         yield values
+    elif isinstance(values, Boxes):
+        yield values.tensor
     elif isinstance(values, dict):
         yield from _tensors(list(values.values()))
     elif isinstance(values, (list, tuple)):

@@ -157,7 +157,7 @@ def check(outputs, pooled, tolerance=1e-12):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("kind", SPLIT + WHOLE)
-def test_heads_that_begin_in_many_ways(kind, frozen):
+def test_heads_that_begin_in_many_ways(together, kind, frozen):
     torch.manual_seed(1)
     head = kind().double().requires_grad_(not frozen)
     (leaf,) = leaves()
@@ -166,7 +166,7 @@ def test_heads_that_begin_in_many_ways(kind, frozen):
     leaf.register_hook(calls.append)
     check(outputs, [leaf])
     # Plain autograd, which the oracle is, comes to the leaf once for each output.
-    assert len(calls) == len(outputs) * (1 if kind in SPLIT else 2)
+    assert len(calls) == len(outputs) if kind in SPLIT else len(calls) > len(outputs)
 
 
 def test_single_precision_and_what_a_user_would_see():
@@ -187,7 +187,7 @@ def test_a_weight_that_is_not_contiguous():
     check(head(leaf.clone()).unbind(dim=1), [leaf])
 
 
-def test_stages_that_some_outputs_do_not_read():
+def test_stages_that_some_outputs_do_not_read(together):
     """A cascade's scores are of all stages, its sides of the last; and here nobody reads one."""
     heads, pooled = [Head().double() for _ in range(3)], leaves(4)
     pooled_of_heads = [leaf.clone() for leaf in pooled[:3]]
@@ -196,7 +196,27 @@ def test_stages_that_some_outputs_do_not_read():
     check(outputs, pooled)
 
 
-def test_stages_that_share_their_head():
+def test_stages_that_share_their_head(together):
     head, pooled = Head().double(), leaves(2)
     first, second = (head(leaf.clone()) for leaf in pooled)
     check([first[:, 0] + second[:, 0], second[:, 1]], pooled)
+
+
+class _Cube(torch.autograd.Function):
+    """Of somebody who did not think of vmap."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        assert float(gradient.sum()) == float(gradient.sum())  # a number of a batch is none
+        return 3 * x**2 * gradient
+
+
+def test_an_operation_that_cannot_be_vectorised(together):
+    (leaf,) = leaves()
+    check(Head().double()(_Cube.apply(leaf.clone())).unbind(dim=1), [leaf])

@@ -105,6 +105,23 @@ class Gate(OwnBoxBranch):
         return shifted({0: super().read(maps, boxes)})[0]
 
 
+class GateInPlace(OwnBoxBranch):
+    """The very tensor that was pooled, with other values."""
+
+    def read(self, maps, boxes):
+        return super().read(maps, boxes).mul_(1 + WEAK)
+
+
+class MovedAfterwards(OwnBoxBranch):
+    """The very boxes that were pooled at, when they have been."""
+
+    def read(self, maps, boxes):
+        pooled = super().read(maps, boxes)
+        for of_image in boxes:
+            of_image.tensor += 0.1
+        return pooled
+
+
 class Context(OwnBoxBranch):
     def read(self, maps, boxes):
         return super().read(maps, boxes) + WEAK * maps[0].mean()
@@ -253,6 +270,8 @@ ROI_HEADS = {
     NeckInPlace: OTHER_FEATURES,
     WiderBoxes: POOLED,
     Gate: POOLED,
+    GateInPlace: POOLED,
+    MovedAfterwards: POOLED,
     Context: POOLED,
     TwoPoolers: POOLED,
     GateAfterHead: OTHER_DECISIONS,
@@ -294,6 +313,19 @@ def test_parts_that_read_more_than_pooled_features(heads, part, cls):
     getattr(model.roi_heads, part).__class__ = cls
     named, reason = (heads, NOT_ONE_EACH) if part == "box_head" else (cls, "reads more than")
     assert_refused(lambda: explain(model, two_images()), named, reason)
+
+
+@pytest.mark.parametrize(("name", "stages"), [(FASTER_RCNN, 1), (CASCADE, 3)])
+def test_what_is_known_to_be_pooled_is_not_pooled_again(monkeypatch, name, stages):
+    calls, forward = [], ROIPooler.forward
+
+    def counted(self, maps, boxes):
+        calls.append(self.output_size[0])
+        return forward(self, maps, boxes)
+
+    monkeypatch.setattr(ROIPooler, "forward", counted)
+    explain(zoo_model(name, opts=SLIM), two_images())
+    assert calls.count(7) == stages  # those of masks are larger
 
 
 @pytest.mark.parametrize("method", ["d_rise", "grad_cam"])

@@ -51,11 +51,12 @@ class _TracedCascade:
         sizes = [x.image_size for x in given]
         limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
         again, kept = fast_rcnn_inference(boxes, scores, sizes, *limits)
-        read = [
-            torch.stack([given.proposal_boxes.tensor for given in of_image], dim=1)
-            for of_image in zip(*(given for _, _, given in self.odam_stages), strict=True)
+        proposals = [
+            [of_image.proposal_boxes.tensor for of_image in given]
+            for _, _, given in self.odam_stages
         ]
-        start = self.odam_trace.add(class_name(self), torch.cat(read))
+        read = [torch.stack(of_image, dim=1) for of_image in zip(*proposals, strict=True)]
+        start = self.odam_trace.add(class_name(self), proposals)
         for number, detections in enumerate(found):
             self._check_chosen(detections, again[number])
             rows = finite_first(boxes[number], scores[number])[kept[number]]
@@ -90,6 +91,7 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
         roi_heads.box_head,
         children={name: watched(head, calls) for (name, head), calls in heads},
     )
+    children = {"box_head": box_heads, "box_pooler": trace.watched_pooler(roi_heads.box_pooler)}
     return PooledHead(
         in_features=roi_heads.box_in_features,
         pooler=roi_heads.box_pooler,
@@ -97,8 +99,6 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
             stage(head, predictor)
             for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
         ],
-        traced=view_of(
-            roi_heads, _TracedCascade, children={"box_head": box_heads}, odam_trace=trace
-        ),
+        traced=view_of(roi_heads, _TracedCascade, children=children, odam_trace=trace),
         trace=trace,
     )

@@ -48,27 +48,62 @@ class Trace:
         calls: for each of the S stages, the calls of the module that reads pooled features. Calls
             that follow each other read the proposals in their order.
         boxes: (R, S, 4), the boxes of what was read, of all images, in pieces.
+        proposals: of each piece, for each stage, the boxes (r, 4) of each image.
+        pooler_calls: of the pooler.
     """
 
     calls: list[list[Call]]
     boxes: list[Tensor] = field(default_factory=list)
+    proposals: list[list[list[Tensor]]] = field(default_factory=list)
+    pooler_calls: list[Call] = field(default_factory=list)
 
     def clear(self) -> None:
-        self.boxes.clear()
-        for of_stage in self.calls:
-            of_stage.clear()
+        for kept in (self.boxes, self.proposals, self.pooler_calls, *self.calls):
+            kept.clear()
 
-    def add(self, name: str, boxes: Tensor) -> int:
+    def watched_pooler(self, pooler: ROIPooler) -> ROIPooler:
+        """A view that tells what was pooled; one with code of a user's own is left as it is."""
+        own = type(pooler) is not ROIPooler or any(
+            module._forward_hooks or module._forward_pre_hooks for module in pooler.modules()
+        )
+        return pooler if own else watched(pooler, self.pooler_calls)
+
+    def is_pooled(self, features: Sequence[Tensor]) -> bool:
+        """
+        Whether it is known, by identity, that the tensors that were read are those that the pooler
+        returned for these features and the proposals.
+        """
+        pooled = {id(call.output): call for call in self.pooler_calls}
+        for stage, of_stage in enumerate(self.calls):
+            if len(of_stage) != len(self.proposals):
+                return False
+            for call, proposals in zip(of_stage, self.proposals, strict=True):
+                source = pooled.get(id(call.args[0]))
+                if source is None or len(source.args) != 2 or source.kwargs:
+                    return False
+                maps, boxes = source.args
+                given = [*maps, *(of_image.tensor for of_image in boxes)]
+                expected = [*features, *proposals[stage]]
+                if not (
+                    len(given) == len(expected)
+                    and all(a is b for a, b in zip(given, expected, strict=True))
+                    and source.unchanged((given, source.output))
+                ):
+                    return False
+        return True
+
+    def add(self, name: str, proposals: list[list[Tensor]]) -> int:
         """
         The first row of proposals whose predictions are there now.
 
         Args:
             name: of the ROI heads.
-            boxes: (R, S, 4), of all images.
+            proposals: for each stage the boxes (r, 4) of each image.
 
         Raises:
             UnsupportedModelError: each stage should have read one pooled feature for each of them.
         """
+        boxes = torch.stack([torch.cat(of_stage) for of_stage in proposals], dim=1)
         start = sum(len(piece) for piece in self.boxes)
         for of_stage in self.calls:
             reads = [call.args[0] for call in of_stage if len(call.args) == 1 and not call.kwargs]
@@ -79,6 +114,7 @@ class Trace:
                     f"nothing else; {GENERAL_WAY}"
                 )
         self.boxes.append(boxes)
+        self.proposals.append(proposals)
         return start
 
     def pooled(self, stage: int, rows: Tensor) -> Tensor | None:
@@ -240,7 +276,7 @@ def _(roi_heads: StandardROIHeads) -> PooledHead:
     return _one_stage(
         roi_heads,
         roi_heads.box_in_features,
-        roi_heads.box_pooler,
+        "box_pooler",
         lambda pooled: roi_heads.box_predictor(roi_heads.box_head(pooled)),
         "box_head",
     )
@@ -251,18 +287,18 @@ def _(roi_heads: Res5ROIHeads) -> PooledHead:
     return _one_stage(
         roi_heads,
         roi_heads.in_features,
-        roi_heads.pooler,
+        "pooler",
         lambda pooled: roi_heads.box_predictor(roi_heads.res5(pooled).mean(dim=[2, 3])),
         "res5",
     )
 
 
 def _one_stage(
-    roi_heads: nn.Module, in_features: list[str], pooler: ROIPooler, predict: Callable, reader: str
+    roi_heads: nn.Module, in_features: list[str], pooler: str, predict: Callable, reader: str
 ) -> PooledHead:
     """
     Args:
-        reader: the name of the child that reads pooled features.
+        pooler, reader: names of the child that pools, and of the one that reads pooled features.
     """
     trace = Trace([[]])
     head = watched(getattr(roi_heads, reader), trace.calls[0])
@@ -273,9 +309,11 @@ def _one_stage(
         odam_decoded={},
         odam_heads=class_name(roi_heads),
     )
-    traced = view_of(roi_heads, children={reader: head, "box_predictor": predictor})
+    pools = getattr(roi_heads, pooler)
+    children = {pooler: trace.watched_pooler(pools), reader: head, "box_predictor": predictor}
+    traced = view_of(roi_heads, children=children)
     stages = [Stage(predict, roi_heads.box_predictor)]
-    return PooledHead(in_features, pooler, stages, traced, trace)
+    return PooledHead(in_features, pools, stages, traced, trace)
 
 
 class _TracedPredictor:
@@ -305,12 +343,12 @@ class _TracedPredictor:
                 f"the predictions of {class_name(self)} are not logits and box deltas, and perhaps "
                 f"more after them; {GENERAL_WAY}"
             )
-        boxes = [given.proposal_boxes.tensor[:, None] for given in proposals]
-        start = self.odam_trace.add(self.odam_heads, torch.cat(boxes))
+        boxes = [given.proposal_boxes.tensor for given in proposals]
+        start = self.odam_trace.add(self.odam_heads, [boxes])
         of_images = zip(instances, kept, self._decoded(predictions, proposals), boxes, strict=True)
         for found, index, decoded, given in of_images:
             number = finite_first(*decoded)[index]
-            found.set(PROPOSALS, given[number])
+            found.set(PROPOSALS, given[number, None])
             found.set(ROWS, start + number)
             start += len(given)
         return instances, kept

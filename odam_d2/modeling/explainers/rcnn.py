@@ -131,6 +131,16 @@ class RCNNExplainer(HeadExplainer):
         if not len(reading):
             return
         rows = torch.arange(len(reading), device=reading.image.device)
+        trace = reading.origin.trace
+        if trace is None or not trace.is_pooled(reading.features):
+            self._pool_again(reading, rows)
+        pair = reading.select(rows[:2])
+        pooled = pair.origin.pooled() or self._pool(pair.features, pair)
+        for stage, features in zip(self.head.stages, pooled, strict=True):
+            check_apart(self.name, stage.predict, features)
+
+    def _pool_again(self, reading: Reading, rows: Tensor) -> None:
+        """Compare what was read in these rows with what is pooled now."""
         count = reading.features[0].shape[1]
         shares = _SHARES if len(rows) > _FEW and count >= _SHARES else 1
         channels = torch.arange(count).tensor_split(shares)
@@ -138,10 +148,6 @@ class RCNNExplainer(HeadExplainer):
             first, end = int(of_share[0]), int(of_share[-1]) + 1
             for index in rows[share::shares].split(self._chunk_size(reading)):
                 self._check_pooled(reading.select(index), slice(first, end))
-        pair = reading.select(rows[:2])
-        pooled = pair.origin.pooled() or self._pool(pair.features, pair)
-        for stage, features in zip(self.head.stages, pooled, strict=True):
-            check_apart(self.name, stage.predict, features)
 
     def _check_pooled(self, reading: Reading, channels: slice) -> None:
         kept = reading.origin.pooled()
