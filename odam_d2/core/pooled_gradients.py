@@ -71,7 +71,7 @@ def pooled_gradients(
     return stages
 
 
-def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[list[Tensor | None]] | None:
+def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[tuple[Tensor | None, ...]] | None:
     """
     The gradients of each output, those of outputs that depend on the same ends by one vectorised
     backward pass; None where an operation does not support that.
@@ -96,7 +96,7 @@ def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[list[Tensor | 
         for end, of_end in zip(chosen, found, strict=True):
             for number, gradient in zip(numbers, of_end.unbind(), strict=True):
                 gradients[number][end] = gradient
-    return gradients
+    return [tuple(of_output) for of_output in gradients]
 
 
 def _node(end: Any) -> Any:

@@ -162,7 +162,7 @@ class _Axis:
 
     def __init__(self, low: Tensor, high: Tensor, cells: Tensor, grids: Grids, bins: int):
         scale, aligned = grids.scale.to(low.dtype), grids.aligned.bool()
-        offset = aligned * 0.5
+        offset = 0.5 * aligned.to(low.dtype)
         self.start = low * scale - offset
         extent = (high * scale - offset) - self.start
         extent = torch.where(aligned, extent, extent.clamp(min=1.0))
