@@ -50,11 +50,11 @@ def _add_odam_keys(cfg: CN) -> None:
     # that layer for each map). A wrong name is answered with those that there are.
     cfg.MODEL.ODAM.LAYER = ""
 
-    # How GroupNorm in the towers of a dense head (RetinaNet, FCOS) is differentiated. "exact":
-    # its statistics tie all cells together, so each map costs a backward pass of the head.
-    # "constant": its mean and variance count as constants, as in the authors' code, which makes
-    # the head local and fast. Batch norm has constant statistics anyway.
-    cfg.MODEL.ODAM.NORM_STATISTICS = "exact"
+    # How GroupNorm in the towers of a dense head (RetinaNet, FCOS) is differentiated. "constant":
+    # its mean and variance count as constants, as in the authors' code, which makes the head
+    # local and fast. "exact": they tie all cells together, so each map costs a backward pass of
+    # the head. Batch norm has constant statistics anyway.
+    cfg.MODEL.ODAM.NORM_STATISTICS = "constant"
 
     # Bound on the size of temporary tensors while explaining, in MB. Smaller is slower, not
     # different: instances are explained in chunks that stay under it.

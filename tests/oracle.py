@@ -3,6 +3,8 @@ Independent references: heat maps by plain autograd, one (instance, target) at a
 Detectron2's own modules and torchvision's own RoIAlign.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 from detectron2 import model_zoo
@@ -10,6 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import Boxes, Instances
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from benchmarks.untrained import scale_random_weights
 from odam_d2 import OdamMaps, add_odam_config, explain
@@ -40,6 +43,26 @@ def zoo_model(name, *, dtype=torch.float32, opts=(), seed=0):
     torch.manual_seed(seed)
     model = build_model(cfg).to(dtype).eval()
     scale_random_weights(model)
+    return model
+
+
+class ConstantGroupNorm(nn.GroupNorm):
+    """Group norm whose statistics are outside the graph: what "constant" means, by autograd."""
+
+    def forward(self, x):
+        groups = x.detach().unflatten(1, (self.num_groups, -1)).flatten(2)
+        mean = groups.mean(2).repeat_interleave(x.shape[1] // self.num_groups, 1)
+        var = groups.var(2, correction=0).repeat_interleave(x.shape[1] // self.num_groups, 1)
+        y = (x - mean[:, :, None, None]) / (var + self.eps).sqrt()[:, :, None, None]
+        return y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def with_constant_statistics(model):
+    """A copy of a dense detector whose head's group norms are :class:`ConstantGroupNorm`."""
+    model = deepcopy(model)
+    for module in model.head.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = ConstantGroupNorm
     return model
 
 

@@ -22,7 +22,7 @@ METHODS = ("odam", *CAMS, "input_gradient", "d_rise")
 """ODAM, and what it is compared with."""
 
 SCORES = ("probability", "logit")
-NORM_STATISTICS = ("exact", "constant")
+NORM_STATISTICS = ("constant", "exact")
 
 # Far beyond what has a use, and still computed.
 _MOST = 10**9
@@ -84,9 +84,9 @@ class ExplainSettings:
         smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         layer: the layer of the backbone on whose output maps are made, such as ``"res4"``; empty
             for the feature maps that the head reads.
-        norm_statistics: whether GroupNorm in the towers of a dense head is differentiated in full
-            (``"exact"``), or with its mean and variance held constant (``"constant"``), which
-            makes such a head local and fast.
+        norm_statistics: whether GroupNorm in the towers of a dense head is differentiated with its
+            mean and variance held constant (``"constant"``), which makes such a head local and
+            fast, or in full (``"exact"``).
         chunk_mb: bound on temporary tensors, in MB.
         class_names: names of the classes by id, where they are known.
         nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
@@ -99,7 +99,7 @@ class ExplainSettings:
     score: str = "probability"
     smoothing_sigma: float = 0.0
     layer: str = ""
-    norm_statistics: str = "exact"
+    norm_statistics: str = "constant"
     chunk_mb: float = 64
     class_names: Sequence[str] | None = None
     nms: Callable[[Candidates], Suppression] | None = None

@@ -257,7 +257,7 @@ def cases(rng: Random) -> Iterator[Case]:
     for what, (settings, must) in {
         "logit": ({"score": "logit"}, True), "record": ({"record": True}, True),
         "unknown": ({"nothing": 1}, True),
-        "norm": ({"norm_statistics": "constant"}, True), "names": ({"class_names": ["a"]}, True),
+        "norm": ({"norm_statistics": "exact"}, True), "names": ({"class_names": ["a"]}, True),
         "sigma": ({"smoothing_sigma": 1.5}, False),
         "sigma-nan": ({"smoothing_sigma": float("nan")}, True),
         "chunk-0": ({"chunk_mb": 0}, True), "chunk-tiny": ({"chunk_mb": 1e-9}, False),

@@ -14,6 +14,7 @@ from oracle import (
     rcnn_maps,
     retinanet_maps,
     two_images,
+    with_constant_statistics,
     worst_error,
     zoo_model,
 )
@@ -76,11 +77,11 @@ CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 IDS = ["fpn", "c4", "dc5", "agnostic_conv_gn", "retinanet", "retinanet_gn"]
 
 
-def check(model, references, dtype, score="probability", **settings):
+def check(model, references, dtype, score="probability", oracle=None, **settings):
     network, output, classes = given_boxes(dtype)
     inputs = two_images(dtype)
     found = explain_boxes(model, inputs, output, classes, TARGETS, score=score, **settings)
-    expected = references(model, inputs, network, classes, score)
+    expected = references(oracle or model, inputs, network, classes, score)
     for result, rows in zip(found, expected, strict=True):
         assert worst_error(result["instances"].odam_maps, rows) <= BOUND[dtype]
 
@@ -89,7 +90,15 @@ def check(model, references, dtype, score="probability", **settings):
 @pytest.mark.parametrize("score", ["probability", "logit"])
 @pytest.mark.parametrize(("name", "references", "opts"), CASES, ids=IDS)
 def test_given_boxes_on_slim_models(name, references, opts, score, dtype):
-    check(zoo_model(name, dtype=dtype, opts=SLIM + opts), references, dtype, score)
+    model = zoo_model(name, dtype=dtype, opts=SLIM + opts)
+    check(model, references, dtype, score, norm_statistics="exact")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_group_norm_with_constant_statistics(dtype):
+    name, references, opts = CASES[-1]
+    model = zoo_model(name, dtype=dtype, opts=SLIM + opts)
+    check(model, references, dtype, oracle=with_constant_statistics(model))
 
 
 @pytest.mark.parametrize(

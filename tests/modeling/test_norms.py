@@ -6,7 +6,14 @@ from detectron2.layers import CycleBatchNormList
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import FCOS
 from detectron2.structures import Boxes
-from oracle import RETINANET, SLIM, detections_error, two_images, zoo_model
+from oracle import (
+    RETINANET,
+    SLIM,
+    detections_error,
+    two_images,
+    with_constant_statistics,
+    zoo_model,
+)
 from torch import nn
 
 from benchmarks.untrained import scale_random_weights
@@ -48,17 +55,6 @@ def way(model, **settings):
     return build_explainer(model, ExplainSettings(**settings)).way
 
 
-class ConstantGroupNorm(nn.GroupNorm):
-    """Group norm whose statistics are outside the graph: what "constant" means, by autograd."""
-
-    def forward(self, x):
-        groups = x.detach().unflatten(1, (self.num_groups, -1)).flatten(2)
-        mean = groups.mean(2).repeat_interleave(x.shape[1] // self.num_groups, 1)
-        var = groups.var(2, correction=0).repeat_interleave(x.shape[1] // self.num_groups, 1)
-        y = (x - mean[:, :, None, None]) / (var + self.eps).sqrt()[:, :, None, None]
-        return y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-
 def check(model, bound, oracle=None, **settings):
     for image in two_images():
         assert detections_error(model, image, oracle, **settings) <= bound
@@ -71,17 +67,14 @@ def check(model, bound, oracle=None, **settings):
 def test_fcos(norm, expected):
     model = fcos(norm)
     assert isinstance(model, FCOS)
-    assert way(model) == expected
-    check(model, 1e-5)
+    assert way(model, norm_statistics="exact") == expected
+    check(model, 1e-5, norm_statistics="exact")
 
 
-def test_constant_statistics_of_group_norm():
-    model, oracle = fcos("GN"), fcos("GN")
-    for module in oracle.head.modules():
-        if type(module) is nn.GroupNorm:
-            module.__class__ = ConstantGroupNorm
-    assert way(model, norm_statistics="constant") == "window, constant statistics"
-    check(model, 1e-5, oracle, norm_statistics="constant")
+def test_constant_statistics_of_group_norm_are_the_default():
+    model = fcos("GN")
+    assert way(model) == "window, constant statistics"
+    check(model, 1e-5, with_constant_statistics(model))
     # The two must differ, or the setting does nothing.
     image = two_images()[0]
     exact, constant = (
@@ -89,10 +82,6 @@ def test_constant_statistics_of_group_norm():
         for n in ("exact", "constant")
     )
     assert (exact - constant).abs().max() > 1e-2 * exact.max()
-
-
-def test_exact_is_the_default_and_costs_the_windows():
-    assert way(fcos("GN")) == "autograd"
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])

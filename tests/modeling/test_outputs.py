@@ -283,7 +283,7 @@ def test_input_gradients_need_one_pass_of_images(detr):
     ("settings", "message"),
     [
         ({"score": "logit"}, "no setting 'score'.*there are method, smoothing_sigma, chunk_mb"),
-        ({"norm_statistics": "constant"}, "no setting 'norm_statistics'"),
+        ({"norm_statistics": "exact"}, "no setting 'norm_statistics'"),
         ({"nms": lambda x: x, "record": True}, "no setting 'nms', 'record'"),
         ({"class_names": ("a",)}, "no setting 'class_names'"),
         ({"chunk": 3}, "no setting 'chunk'"),

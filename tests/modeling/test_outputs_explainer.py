@@ -128,7 +128,7 @@ def test_boxes_are_refused_where_nobody_says_where_to_read_them():
     ("settings", "message"),
     [
         ({"score": "logit"}, "does not follow the setting 'score': leave it at 'probability'"),
-        ({"norm_statistics": "constant"}, "does not follow the setting 'norm_statistics'"),
+        ({"norm_statistics": "exact"}, "does not follow the setting 'norm_statistics'"),
         ({"nms": OdamNms()}, "does not follow the setting 'nms': leave it at None"),
         ({"layer": "backbon"}, "no layer 'backbon'; there are backbone, transformer"),
         ({"targets": ("class:3",)}, "class:3"),

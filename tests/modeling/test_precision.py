@@ -36,7 +36,7 @@ METHODS = [
     {"layer": "res4"},
     {"method": "input_gradient"},
     {"method": "grad_cam", "smoothing_sigma": 1.0},
-    {"score": "logit", "norm_statistics": "constant"},
+    {"score": "logit", "norm_statistics": "exact"},
 ]
 
 
