@@ -155,9 +155,9 @@ def _place() -> str:
     """The innermost line of odam_d2 or Detectron2 that is running."""
     frame = sys._getframe(1)
     while frame is not None:
+        path, mode = Path(frame.f_code.co_filename), frame.f_code.co_name == "__torch_function__"
         for package in _PACKAGES:
-            path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(package):
+            if path.is_relative_to(package) and not mode:
                 return f"{path.relative_to(package.parent)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from detectron2.structures import Boxes, pairwise_iou
@@ -93,17 +94,20 @@ class Anchors:
         cells: where their outputs are read.
         number: (N,), which of the A anchors of the cell.
         boxes: (N, 4), XYXY in input pixels.
+        levels: how many there are.
     """
 
     cells: OutputCells
     number: Tensor
     boxes: Tensor
+    levels: int
 
     def __len__(self) -> int:
         return len(self.number)
 
     def select(self, index: Tensor) -> Anchors:
-        return Anchors(self.cells.select(index), self.number[index], self.boxes[index])
+        chosen = (x[index] for x in (self.number, self.boxes))
+        return Anchors(self.cells.select(index), *chosen, self.levels)
 
     @classmethod
     def of_origins(
@@ -117,16 +121,24 @@ class Anchors:
             per_cell: A.
         """
         level, index = torch.cat(origins).unbind(1)
-        image = torch.repeat_interleave(
-            torch.arange(len(origins), device=level.device),
-            torch.tensor([len(o) for o in origins], device=level.device),
-        )
+        image = torch.cat([torch.full_like(of[:, 0], n) for n, of in enumerate(origins)])
         cell, number = index // per_cell, index % per_cell
-        width = torch.tensor(widths, device=level.device)[level]
-        boxes = anchors[0].tensor.new_zeros((len(level), 4))
-        for at, candidates in enumerate(anchors):
-            boxes[level == at] = candidates.tensor[index[level == at]]
-        return cls(OutputCells(level, image, cell // width, cell % width), number, boxes)
+        counts = [len(of_level) for of_level in anchors]
+        first = [sum(counts[:at]) for at in range(len(counts))]
+        width, start = torch.tensor([widths, first], device=level.device)[:, level]
+        boxes = torch.cat([of_level.tensor for of_level in anchors])[start + index]
+        cells = OutputCells(level, image, cell // width, cell % width)
+        return cls(cells, number, boxes, len(anchors))
+
+    @cached_property
+    def _rows(self) -> list[Tensor]:
+        """
+        For each level the numbers (n,) of the anchors on it, in order. The host waits once for
+        them, however often outputs are read.
+        """
+        levels = torch.arange(self.levels, device=self.cells.level.device)
+        counts = (self.cells.level == levels[:, None]).sum(dim=1).tolist()
+        return list(self.cells.level.argsort(stable=True).split(counts))
 
     def read(self, outputs: list[Tensor], per_anchor: int) -> Tensor:
         """
@@ -135,10 +147,8 @@ class Anchors:
         Args:
             outputs: of each level, (I, A * per_anchor, H, W).
         """
-        cells = self.cells
-        out = outputs[0].new_zeros((len(self), per_anchor))
-        for level, values in enumerate(outputs):
-            index = (cells.level == level).nonzero().squeeze(1)
+        cells, out = self.cells, outputs[0].new_zeros((len(self), per_anchor))
+        for index, values in zip(self._rows, outputs, strict=True):
             if not len(index):
                 continue
             values = values.unflatten(1, (-1, per_anchor))
