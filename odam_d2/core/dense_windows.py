@@ -42,6 +42,10 @@ from odam_d2.core.window_cells import LevelMaps, OutputCells, WindowCells, Windo
 __all__ = ["ConvLayer", "DenseHead"]
 
 
+_CACHED_BYTES = 2**25
+"""Larger chunks are slower on the CPU, whose caches they leave: by 5 % at twice as much."""
+
+
 class ConvLayer(NamedTuple):
     """
     A convolution (stride 1, zero padding k // 2, k odd) before an elementwise nonlinearity.
@@ -189,6 +193,8 @@ class DenseHead:
     def _chunks(seeds: Tensor, row_bytes: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
         """Yield (instances, targets) that fit into memory together."""
         num_instances, num_targets = seeds.shape[:2]
+        if seeds.device.type == "cpu":
+            max_bytes = min(max_bytes, _CACHED_BYTES)
         rows = max(1, max_bytes // row_bytes)
         step_t = max(1, min(rows, num_targets))
         step_n = max(1, rows // step_t)

@@ -129,15 +129,14 @@ class FullConvolution:
         m = self.tile_side(height, width)
         q = m + self.kernel - 1
         grid = list(product(range(-(-height // m)), range(-(-width // m))))
-        # Cells that pad the last tiles stay zero, and so does all they grow into.
-        padded = height % m or width % m
-        tiles = (windows.new_zeros if padded else windows.new_empty)(
-            m, m, len(grid), *rows, channels
-        )
+        tiles = windows.new_empty(m, m, len(grid), *rows, channels)
         for i, (a, b) in enumerate(grid):
             here = slice(a * m, (a + 1) * m), slice(b * m, (b + 1) * m)
             part = windows[here]
             torch.mul(part, factor[here], out=tiles[: part.shape[0], : part.shape[1], i])
+            # Cells that pad the last tiles are zero, and so is all they grow into.
+            tiles[part.shape[0] :, :, i] = 0
+            tiles[:, part.shape[1] :, i] = 0
         grown = self._grow(tiles.view(m * m, -1), m).view(q, q, len(grid), *rows, -1)
         if len(grid) == 1:
             return grown[: height + q - m, : width + q - m, 0]

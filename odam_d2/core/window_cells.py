@@ -52,8 +52,8 @@ class WindowCells(NamedTuple):
 
     Attributes:
         image: (N,) int64.
-        place: (h, h, N) int64, the table's last row for cells outside the level.
-        outside: that row.
+        place: (N, h, h) int64, the table's last column for cells outside the level.
+        outside: that column.
     """
 
     image: Tensor
@@ -76,31 +76,33 @@ class WindowCells(NamedTuple):
             of_levels += [cells.level.new_full((), x) for x in (rows, columns, start)]
             start += rows * columns
         of_cells = torch.stack(of_levels).view(-1, 3)[cells.level]
-        height, width, first = of_cells.unbind(dim=1)
+        height, width, first = of_cells[:, :, None, None].unbind(dim=1)
         offsets = torch.arange(-radius, radius + 1, device=cells.row.device)
-        row = cells.row + offsets[:, None, None]
-        column = cells.column + offsets[:, None]
+        row = cells.row[:, None, None] + offsets[:, None]
+        column = cells.column[:, None, None] + offsets
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return cls(cells.image, torch.where(inside, first + row * width + column, start), start)
 
     @staticmethod
     def table(maps: LevelMaps) -> Tensor:
-        """(I, cells + 1, C): all cells of all levels, and zero."""
-        flat = [level.flatten(2).transpose(1, 2) for level in maps]
-        return torch.cat([*flat, torch.zeros_like(flat[0][:, :1])], dim=1)
+        """(I, C, cells + 1): all cells of all levels, and zero."""
+        flat = [level.flatten(2) for level in maps]
+        return torch.cat([*flat, torch.zeros_like(flat[0][:, :, :1])], dim=2)
 
     def read(self, table: Tensor, radius: int) -> Tensor:
         """Values (r, r, N, C) of a table on the inner windows of a radius, r = 2 radius + 1."""
-        return table[self.image, self._inner(radius)]
+        # Cells of a window are neighbours in the table: reading window by window is quick.
+        values = table.transpose(1, 2)[self.image[:, None, None], self._inner(radius)]
+        return values.permute(1, 2, 0, 3)
 
     def inside(self, radius: int) -> Tensor:
         """Which cells of the inner windows lie on their level, (r, r, N, 1) bool."""
-        return (self._inner(radius) != self.outside)[..., None]
+        return (self._inner(radius) != self.outside).permute(1, 2, 0)[..., None]
 
     def _inner(self, radius: int) -> Tensor:
-        cut = len(self.place) // 2 - radius
-        end = len(self.place) - cut
-        return self.place[cut:end, cut:end]
+        cut = self.place.shape[1] // 2 - radius
+        end = self.place.shape[1] - cut
+        return self.place[:, cut:end, cut:end]
 
     def select(self, index: slice) -> WindowCells:
-        return WindowCells(self.image[index], self.place[..., index], self.outside)
+        return WindowCells(self.image[index], self.place[index], self.outside)
