@@ -2,64 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from odam_d2.core.windows import paste_window
-from odam_d2.modeling.explainers import HeadExplainer, build_explainer
-from odam_d2.modeling.explainers.reading import Reading
+from odam_d2.modeling.adapters import HeadAdapter, Trace, build_adapter
+from odam_d2.modeling.explanation import Explanation
+from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
 __all__ = ["compare_with_autograd"]
 
 
 def compare_with_autograd(
-    explainer: HeadExplainer, run: Callable[[], object], references: int
-) -> tuple[OdamMaps, float, dict]:
+    explanation: Explanation, trace: Trace, maps: OdamMaps, references: int
+) -> tuple[float, dict]:
     """
-    Maps of one image, and the same maps by plain autograd for some instances of each level.
+    The maps of one image by plain autograd, for some instances of each level.
 
     Args:
-        explainer: of the model.
-        run: detects and explains one image by the explainer's view.
+        explanation: that made the maps of this trace.
         references: instances of each level to compute by autograd.
 
     Returns:
-        Our maps, seconds for each map by autograd (the fastest of each level, weighted by its
-        instances), and how the maps compare, see :func:`benchmarks.explaining.measure`.
+        Seconds for each map by autograd (the fastest of each level, weighted by its instances), and
+        how the maps compare, see :func:`benchmarks.explaining.measure`.
     """
-    read, found = [], []
-    explain_detections = explainer.explain_detections
-
-    def recorded(reading, instances):
-        read.append(reading)
-        explain_detections(reading, instances)
-        found.extend(instances)
-
-    explainer.explain_detections = recorded
-    try:
-        run()
-    finally:
-        del explainer.explain_detections
-    (reading,), maps = read, found[0].odam_maps
-    leaves, outputs = _graph(explainer, reading)
-    settings = dataclasses.replace(explainer.settings, norm_statistics="exact")
+    adapter, targets = explanation.adapter, explanation.targets
+    leaves, outputs = _graph(adapter, targets, trace)
     exact_leaves, exact_outputs = leaves, outputs
-    if settings != explainer.settings:
-        exact_leaves, exact_outputs = _graph(build_explainer(explainer.model, settings), reading)
+    if adapter.norm_statistics != "exact":
+        exact = build_adapter(adapter.original, "exact")
+        exact_leaves, exact_outputs = _graph(exact, targets, trace)
     seconds, errors, differences = 0.0, [], []
     for level in tqdm(maps.levels.unique().tolist(), desc="per-map autograd", unit="level"):
         members = (maps.levels == level).nonzero().squeeze(1).tolist()
         spent = []
         for i, t in itertools.product(members[:references], range(len(maps.targets))):
-            levels = [(n, explainer.strides[n]) for n in reading.levels[i].unique().tolist()]
+            levels = [(n, adapter.strides[n]) for n in trace.levels[i].unique().tolist()]
             elapsed, reference = _one_map(outputs, (i, t), leaves, levels)
             spent.append(elapsed)
             errors.append(_relative_error(maps, i, t, reference))
@@ -70,16 +55,16 @@ def compare_with_autograd(
     compared = {"max_relative_error": max(errors), "autograd_maps": len(errors)}
     if differences:
         compared["median_difference_to_exact"] = statistics.median(differences)
-    return maps, seconds / max(len(maps), 1), compared
+    return seconds / max(len(maps), 1), compared
 
 
-def _graph(explainer: HeadExplainer, reading: Reading) -> tuple[list[Tensor], Tensor]:
+def _graph(adapter: HeadAdapter, targets: Targets, trace: Trace) -> tuple[list[Tensor], Tensor]:
     """Leaves in the place of what the head read, and the targets (N, T) computed from them."""
     with torch.enable_grad():
-        leaves = [feature.detach().requires_grad_() for feature in reading.features]
-        evaluation = explainer.evaluate(leaves, reading)
-        values, exponents = evaluation.values, evaluation.exponents
-        return leaves, values if exponents is None else values * exponents.exp2().to(values.dtype)
+        leaves = [feature.detach().requires_grad_() for feature in trace.features]
+        scalars = targets.of(adapter.evaluate(leaves, trace))
+        values = [s.values * s.exponents.exp2().to(s.values.dtype) for s in scalars]
+        return leaves, torch.stack(values, dim=1)
 
 
 def _one_map(

@@ -7,13 +7,13 @@ instances are explained and on which levels they are.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,10 +27,14 @@ from tqdm import tqdm
 from odam_d2.data import register_datasets
 from odam_d2.engine.detector import set_score_threshold
 from odam_d2.errors import UserError
-from odam_d2.modeling.explainers import HeadExplainer, build_explainer
+from odam_d2.modeling.adapters import Adapter, Trace
+from odam_d2.modeling.attribution import Method
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.targets import Targets
 from odam_d2.modeling.views import Viewed, view_of
+from odam_d2.structures import OdamMaps
 
 from .autograd_maps import compare_with_autograd
 from .untrained import build_for_timing
@@ -116,7 +120,32 @@ class _Work:
     ours: Callable[[], object]
     plain_head: Callable[[], object]
     ours_head: Callable[[], object]
-    explainer: HeadExplainer
+    explanation: Explanation
+    timed: TimedMethod
+
+
+class TimedMethod(Method):
+    """
+    Makes the maps of another method.
+
+    Attributes:
+        seconds: that each call took.
+        trace, maps: of the last call.
+    """
+
+    trace: Trace
+    maps: OdamMaps
+
+    def __init__(self, method: Method):
+        self.method = method
+        self.seconds: list[float] = []
+
+    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+        def run() -> None:
+            self.trace, self.maps = trace, self.method(adapter, trace, targets)
+
+        self.seconds.append(seconds(run))
+        return self.maps
 
 
 def _build(case: BenchmarkCase) -> _Work:
@@ -126,28 +155,38 @@ def _build(case: BenchmarkCase) -> _Work:
     cfg.TEST.DETECTIONS_PER_IMAGE = sum(case.spread) if case.spread else case.instances
     model = build_for_timing(cfg)
     image = torch.randint(0, 256, (3, *case.size)).float()
-    explainer = build_explainer(model, ExplainSettings.from_config(cfg))
-    plain, ours = view_of(explainer.model), explainer.view()
-    if case.spread:
-        if not hasattr(plain, "forward_inference"):
-            raise UserError("--spread is for dense detectors, which have no proposals")
-        state: dict[str, Any] = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
-        plain, ours = (view_of(view, _Spread, **state) for view in (plain, ours))
+    explanation = Explanation.of(model, ExplainSettings.from_config(cfg))
+    timed = TimedMethod(explanation.method)
+    explanation = dataclasses.replace(explanation, method=timed)
+    plain = explanation.adapter.model
+    if case.spread and not hasattr(plain, "forward_inference"):
+        raise UserError("--spread is for dense detectors, which have no proposals")
     inputs = [{"image": image}]
-    views = [plain, ours]
     # A layer of the backbone is explained by running the backbone.
-    names = [] if explainer.settings.layer else ["backbone", "proposal_generator"]
-    outputs: dict[str, list] = {
-        name: [] for name in names if getattr(model, name, None) is not None
-    }
-    for view in (plain, ours):
+    names = [] if explanation.settings.layer else ["backbone", "proposal_generator"]
+    outputs = {name: [] for name in names if getattr(model, name, None) is not None}
+
+    def spread(view):
+        if not case.spread:
+            return view(inputs)
+        state = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
+        return view_of(view, _Spread, **state)(inputs)
+
+    def head_only(view):
         remembered = {
             name: view_of(getattr(view, name), _Remembering, odam_outputs=of_part)
             for name, of_part in outputs.items()
         }
-        views.append(view_of(view, children=remembered))
-    plain_run, our_run, plain_head, our_head = (functools.partial(view, inputs) for view in views)
-    return _Work(plain_run, our_run, plain_head, our_head, explainer)
+        return spread(view_of(view, children=remembered))
+
+    return _Work(
+        functools.partial(spread, plain),
+        lambda: explanation.run(inputs, spread),
+        functools.partial(head_only, plain),
+        lambda: explanation.run(inputs, head_only),
+        explanation,
+        timed,
+    )
 
 
 def measure(case: BenchmarkCase) -> dict:
@@ -166,15 +205,17 @@ def measure(case: BenchmarkCase) -> dict:
         ``num_instances``, ``num_targets``, and ``instances_per_level``.
     """
     work = _build(case)
-    with borrowed(work.explainer.model):
+    with borrowed(work.explanation.adapter.model):
         # Minima: whatever else a machine does can only add time. The first runs warm up.
         forward = min(timed_in_turns([work.plain], case.runs, "plain inference")[0])
         heads = [work.plain_head, work.ours_head]
-        with _clock(work.explainer) as steps:
-            plain, ours = timed_in_turns(heads, 2 * case.runs, "heads, plain and ours")
+        plain, ours = timed_in_turns(heads, 2 * case.runs, "heads, plain and ours")
         # The difference of two long times may come out too small; the step alone cannot.
-        explain = max(min(ours) - min(plain), min(steps[1:]))
-        maps, per_map, compared = compare_with_autograd(work.explainer, work.ours, case.references)
+        explain = max(min(ours) - min(plain), min(work.timed.seconds[1:]))
+        work.ours()
+        explained = (work.explanation, work.timed.trace, work.timed.maps)
+        per_map, compared = compare_with_autograd(*explained, case.references)
+    maps = work.timed.maps
     return {
         "forward_s": forward,
         "explain_s": explain,
@@ -183,25 +224,10 @@ def measure(case: BenchmarkCase) -> dict:
         "speedup": per_map * len(maps) * len(maps.targets) / explain,
         "num_instances": len(maps),
         "num_targets": len(maps.targets),
-        "way": work.explainer.way,
+        "way": work.explanation.algorithm,
         **compared,
         "instances_per_level": maps.levels.bincount().tolist(),
     }
-
-
-@contextmanager
-def _clock(explainer: HeadExplainer) -> Iterator[list[float]]:
-    """The seconds of every explaining step, from detections to maps, while inside."""
-    explain_detections, found = explainer.explain_detections, []
-
-    def clocked(reading, instances):
-        found.append(seconds(lambda: explain_detections(reading, instances)))
-
-    explainer.explain_detections = clocked
-    try:
-        yield found
-    finally:
-        del explainer.explain_detections
 
 
 def timed_in_turns(ways: Sequence[Callable[[], object]], runs: int, what: str) -> list[list[float]]:
@@ -252,7 +278,7 @@ def _peak_of_child(case: BenchmarkCase, way: str) -> float:
 def _report_peak(case: BenchmarkCase, way: str, sender: Connection) -> None:
     register_datasets()  # a fresh process
     work = _build(case)
-    with borrowed(work.explainer.model):
+    with borrowed(work.explanation.adapter.model):
         for _ in range(2):
             getattr(work, way)()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,7 +12,7 @@ from torch import nn
 
 from odam_d2.engine.detector import set_score_threshold
 from odam_d2.errors import UserError
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
@@ -48,11 +48,11 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
     model = build_for_timing(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
     _limit_candidates(model, inputs, candidates)
-    explainer = build_explainer(model, ExplainSettings(targets=(), nms=settings.nms, record=True))
-    plain = build_explainer(model, ExplainSettings()).model
-    ways = [functools.partial(plain, inputs), functools.partial(explainer.view(), inputs)]
+    explanation = Explanation.of(model, ExplainSettings(targets=(), nms=settings.nms, record=True))
+    plain = functools.partial(explanation.adapter.model, inputs)
+    ways = [plain, lambda: explanation.run(inputs, lambda view: view(inputs))]
     with borrowed(model):
-        counts = [len(way()[0]["instances"]) for way in ways]
+        found = [way()[0] for way in ways]
         times = timed_in_turns(ways, runs, "inference, plain and ours")
     fastest, median = ([f(t) for t in times] for f in (min, statistics.median))
     return {
@@ -60,18 +60,18 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
         "nms_s": fastest[1],
         "nms_ratio": fastest[1] / fastest[0],
         "nms_ratio_median": median[1] / median[0],
-        "num_candidates": len(explainer.records[0]),
-        "num_plain": counts[0],
-        "num_kept": counts[1],
+        "num_candidates": len(found[1]["candidates"]),
+        "num_plain": len(found[0]["instances"]),
+        "num_kept": len(found[1]["instances"]),
     }
 
 
 def _limit_candidates(model: nn.Module, inputs: list[dict], candidates: int) -> None:
     """Set the score threshold below the candidates that are wanted."""
-    explainer = build_explainer(model, ExplainSettings(targets=(), nms=Nms(), record=True))
+    explanation = Explanation.of(model, ExplainSettings(targets=(), nms=Nms(), record=True))
     with borrowed(model):
-        explainer.view()(inputs)
-    scores = explainer.records[0].scores
+        (found,) = explanation.run(inputs, lambda view: view(inputs))
+    scores = found["candidates"].scores
     if len(scores) < candidates:
         raise UserError(f"the detector has {len(scores)} candidates only, not {candidates}")
     threshold = float(scores.sort(descending=True).values[candidates - 1 : candidates + 1].mean())

@@ -30,7 +30,7 @@ from odam_d2.engine.explanation_run import evaluate_methods
 from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
-from odam_d2.modeling.settings import METHODS
+from odam_d2.modeling.attribution import method_names
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
     parser.add_argument("--methods", nargs="+", metavar="NAME",
-                        help=f"of {', '.join(METHODS)}; by default MODEL.ODAM.METHOD")  # fmt: skip
+                        help=f"of {', '.join(method_names())} (the config's)")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default output/explanations/CONFIG")  # fmt: skip
     parser.add_argument("--num-images", type=int, metavar="N",

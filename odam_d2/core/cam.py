@@ -10,7 +10,20 @@ derivative would leave the range of its dtype, ``gradient`` is the derivative di
 import torch
 from torch import Tensor
 
-__all__ = ["CAMS", "grad_cam", "grad_cam_pp"]
+__all__ = ["grad_cam", "grad_cam_pp", "largest_gradient", "odam"]
+
+
+def odam(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """``sum_c g_c A_c`` at each place (Zhao and Chan, "ODAM", ICLR 2023)."""
+    return (gradient * feature).sum(dim=-3)
+
+
+def largest_gradient(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """
+    ``max_c |g_c|``, of images: the largest absolute derivative by one of the channels (Simonyan et
+    al., "Deep Inside Convolutional Networks", 2014). It is never negative.
+    """
+    return gradient.abs().amax(dim=-3)
 
 
 def grad_cam(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
@@ -33,7 +46,3 @@ def grad_cam_pp(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) 
     alpha = torch.where(below != 0, 1 / torch.where(below != 0, below, 1.0), 0.0)
     weights = (alpha * gradient.relu()).sum(dim=(-2, -1), keepdim=True)
     return (weights * feature).sum(dim=-3)
-
-
-CAMS = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp}
-"""By their names in ``MODEL.ODAM.METHOD``."""

@@ -14,7 +14,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.data.mapper import told_if_too_thin
 from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.state import borrowed
 
@@ -111,4 +111,4 @@ def _checked_settings(
     if targets is not None:
         settings = dataclasses.replace(settings, targets=tuple(targets))
     with borrowed(detector.model):
-        return settings, build_explainer(detector.model, settings).num_classes
+        return settings, Explanation.of(detector.model, settings).adapter.num_classes

@@ -14,7 +14,7 @@ from torch import nn
 from odam_d2.core.errors import InputError
 from odam_d2.data.checks import DatasetUse, check_coco_file, check_entries
 from odam_d2.errors import UserError, one_line
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
@@ -87,7 +87,8 @@ def check_classes(model: nn.Module, dataset: str, settings: ExplainSettings | No
     :class:`InputError` when it cannot be explained as the settings ask.
     """
     with borrowed(model):
-        found = build_explainer(model, settings or ExplainSettings()).num_classes
+        explanation = Explanation.of(model, settings or ExplainSettings())
+        found = explanation.adapter.num_classes
     names = MetadataCatalog.get(dataset).thing_classes
     if found != len(names):
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

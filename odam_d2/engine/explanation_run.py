@@ -24,7 +24,8 @@ from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownC
 from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
-from odam_d2.modeling.settings import METHODS, ExplainSettings
+from odam_d2.modeling.attribution import method_names
+from odam_d2.modeling.settings import ExplainSettings
 
 from .building import building_errors
 from .checks import check_classes, check_dataset
@@ -82,8 +83,8 @@ def evaluate_methods(
 
 def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     """That of one method."""
-    if method not in METHODS:
-        raise UserError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    if method not in method_names():
+        raise UserError(f"unknown method {method!r}; there are {', '.join(method_names())}")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ODAM.METHOD = method

@@ -16,11 +16,11 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.structures import OdamMaps
 
+from .adapters.trace import split_by_image
 from .arguments import checked_boxes, checked_inputs, checked_targets
-from .conditions import conditions_together
-from .explainers import Explainer, build_explainer
-from .explainers.output_maps import output_maps
-from .explainers.reading import split_by_image
+from .attribution.gradients import ImageGradientMethod
+from .attribution.output_maps import output_maps
+from .explanation import Explanation
 from .precision import full_precision_dtype
 from .settings import ExplainSettings
 from .state import borrowed, held_in_evaluation
@@ -65,10 +65,9 @@ def explain(
     batched_inputs = checked_inputs(model, batched_inputs)
     if not batched_inputs:
         return []
-    with borrowed(model) as borrowed_model, conditions_together():
-        explainer = _explainer(borrowed_model, targets, settings)
-        explainer.check_inputs(batched_inputs)
-        return explainer.finish(explainer.view()(batched_inputs), batched_inputs)
+    with borrowed(model) as borrowed_model:
+        explanation = _explanation(borrowed_model, targets, settings)
+        return explanation.run(batched_inputs, lambda view: view(batched_inputs))
 
 
 def explain_boxes(
@@ -101,16 +100,15 @@ def explain_boxes(
             box is not finite, or a class does not exist.
     """
     batched_inputs = checked_inputs(model, batched_inputs)
-    with borrowed(model) as borrowed_model, conditions_together():
-        explainer = _explainer(borrowed_model, targets, settings)
+    with borrowed(model) as borrowed_model:
+        explanation = _explanation(borrowed_model, targets, settings)
+        adapter = explanation.adapter
         sizes = [_sizes(model, x) for x in batched_inputs]
-        dtype = full_precision_dtype(explainer.model)
-        boxes, classes = checked_boxes(batched_inputs, boxes, classes, explainer.num_classes, dtype)
-        if explainer.settings.method == "d_rise":
-            raise InputError("D-RISE explains what was detected; boxes need another method")
+        dtype = full_precision_dtype(adapter.model)
+        boxes, classes = checked_boxes(batched_inputs, boxes, classes, adapter.num_classes, dtype)
         device = next(model.parameters()).device
         inputs = [Boxes((b * _scale(b, i, o)).to(device)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
-        found = explainer.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
+        found = explanation.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
         outputs = []
         for given, result, (_, output_size) in zip(boxes, found, sizes, strict=True):
             fields = result.get_fields() | {"pred_boxes": Boxes(given.to(device))}
@@ -157,7 +155,10 @@ def explain_outputs(
     _check_names(targets)
     of_outputs = _settings_of_outputs(layer, settings)
     with held_in_evaluation(model):
-        found = output_maps(model, batched_inputs, outputs, layer or "", targets, of_outputs)
+        method = of_outputs.build_method()
+        limits = (of_outputs.smoothing_sigma, of_outputs.max_bytes)
+        layer = None if isinstance(method, ImageGradientMethod) else layer or ""
+        found = output_maps(model, batched_inputs, outputs, layer, targets, method.rule, *limits)
         return split_by_image(OdamMaps(targets, found.values, **found.fields), found.counts)
 
 
@@ -195,10 +196,10 @@ def _settings_of_outputs(layer: str | None, settings: dict) -> ExplainSettings:
     return ExplainSettings(**settings)
 
 
-def _explainer(model: nn.Module, targets: Sequence[str], settings: dict) -> Explainer:
+def _explanation(model: nn.Module, targets: Sequence[str], settings: dict) -> Explanation:
     configured = getattr(model, "odam", None) or ExplainSettings()
-    settings = settings | {"targets": checked_targets(targets)}
-    return build_explainer(model, dataclasses.replace(configured, **settings))
+    settings = settings | {"targets": checked_targets(targets), "named_by_keys": False}
+    return Explanation.of(model, dataclasses.replace(configured, **settings))
 
 
 def _sizes(model: nn.Module, x: dict) -> tuple[tuple[int, int], tuple[int, int]]:

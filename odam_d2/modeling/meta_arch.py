@@ -8,25 +8,23 @@ from loads unchanged. Training is that model's own, with one more loss where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.meta_arch import RetinaNet
 from torch import nn
 
-from .conditions import conditions_together
-from .explainers import Explainer, build_explainer
+from .adapters import build_adapter
+from .explanation import Explanation
 from .fcos import ConfigurableFCOS
 from .losses import OdamTraining, build_odam_training
 from .settings import ExplainSettings
 from .state import borrowed
+from .training import training_view
 
 __all__ = ["OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
 
 
-class _Explaining:
+class ExplainingModel:
     """
     Mixin in front of a model of Detectron2: in evaluation, its detections carry a field
     ``odam_maps``, and in training its losses have one on heat maps, ``loss_odam``. Without targets,
@@ -67,9 +65,10 @@ class _Explaining:
             return self._training_view().forward(batched_inputs)
         if self.training or not self._explains:
             return super().forward(batched_inputs)
-        with self._explainer(batched_inputs) as explainer:
+        with borrowed(self) as model:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
-            return explainer.finish(explainer.view().forward(batched_inputs), batched_inputs)
+            run = lambda view: view.forward(batched_inputs)  # noqa: E731
+            return Explanation.of(model, self.odam).run(batched_inputs, run)
 
     @property
     def _explains(self) -> bool:
@@ -77,20 +76,12 @@ class _Explaining:
 
     def _training_view(self) -> nn.Module:
         """This model with one more loss."""
-        settings = (self.odam or ExplainSettings()).of_class_logit()
-        return build_explainer(self, settings).training_view(self.odam_training)
-
-    @contextmanager
-    def _explainer(self, batched_inputs: list[dict]) -> Iterator[Explainer]:
-        """The explainer of this model, in evaluation mode."""
-        with borrowed(self) as model, conditions_together():
-            explainer = build_explainer(model, self.odam)
-            explainer.check_inputs(batched_inputs)
-            yield explainer
+        settings = self.odam or ExplainSettings()
+        return training_view(build_adapter(self), self.odam_training, settings)
 
 
 @META_ARCH_REGISTRY.register()
-class OdamRCNN(_Explaining, GeneralizedRCNN):
+class OdamRCNN(ExplainingModel, GeneralizedRCNN):
     """
     ``GeneralizedRCNN`` whose detections carry a field ``odam_maps``: one heat map for each target
     in ``MODEL.ODAM.TARGETS``. Without targets it is ``GeneralizedRCNN``.
@@ -100,13 +91,15 @@ class OdamRCNN(_Explaining, GeneralizedRCNN):
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
         if not self._explains or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with self._explainer(batched_inputs) as explainer:
-            found = explainer.view().inference(batched_inputs, do_postprocess=do_postprocess)
-            return explainer.finish(found, batched_inputs) if do_postprocess else found
+        with borrowed(self) as model:
+            run = lambda view: view.inference(  # noqa: E731
+                batched_inputs, do_postprocess=do_postprocess
+            )
+            return Explanation.of(model, self.odam).run(batched_inputs, run)
 
 
 @META_ARCH_REGISTRY.register()
-class OdamPanopticFPN(_Explaining, PanopticFPN):
+class OdamPanopticFPN(ExplainingModel, PanopticFPN):
     """
     ``PanopticFPN`` whose detections (``"instances"``) carry a field ``odam_maps``, see
     :class:`OdamRCNN`. What it says of stuff, and the panoptic result, are not explained.
@@ -116,20 +109,20 @@ class OdamPanopticFPN(_Explaining, PanopticFPN):
         """As ``PanopticFPN.inference``."""
         if not self._explains:
             return super().inference(batched_inputs, do_postprocess)
-        with self._explainer(batched_inputs) as explainer:
-            found = explainer.view().inference(batched_inputs, do_postprocess)
-            return explainer.finish(found, batched_inputs) if do_postprocess else found
+        with borrowed(self) as model:
+            run = lambda view: view.inference(batched_inputs, do_postprocess)  # noqa: E731
+            return Explanation.of(model, self.odam).run(batched_inputs, run)
 
 
 @META_ARCH_REGISTRY.register()
-class OdamRetinaNet(_Explaining, RetinaNet):
+class OdamRetinaNet(ExplainingModel, RetinaNet):
     """
     ``RetinaNet`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`.
     """
 
 
 @META_ARCH_REGISTRY.register()
-class OdamFCOS(_Explaining, ConfigurableFCOS):
+class OdamFCOS(ExplainingModel, ConfigurableFCOS):
     """
     ``FCOS`` whose detections carry a field ``odam_maps``, see :class:`OdamRCNN`; built from
     ``MODEL.FCOS``, which Detectron2 itself does not have.

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import Suppression
 from odam_d2.core.ranges import check_flag, check_number, check_one_of, check_text
 from odam_d2.core.targets import DEFAULT_TARGETS
 
+from .attribution.registry import ODAM_METHOD_REGISTRY, Method, method_names
 from .nms import Candidates, build_odam_nms
 
-__all__ = ["METHODS", "NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings"]
-
-METHODS = ("odam", *CAMS, "input_gradient", "d_rise")
-"""ODAM, and what it is compared with."""
+__all__ = ["NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings"]
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("constant", "exact")
@@ -43,6 +40,7 @@ class DRiseSettings:
             :func:`odam_d2.core.rise.reliability`; 1 is never.
         check_every: masks between two looks whether maps have settled, and two saves.
         state_dir: folder where sums are kept, so that an interrupted run goes on; "" for none.
+        named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
     num_masks: int = 5000
@@ -53,33 +51,38 @@ class DRiseSettings:
     settled: float = 0.99
     check_every: int = 200
     state_dir: str = ""
+    named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self):
-        prefix = "MODEL.ODAM.D_RISE."
-        for name in ("num_masks", "batch_size", "check_every"):
-            value = getattr(self, name)
-            check_number(prefix + name.upper(), value, "1 or more", 1, _MOST, whole=True)
-        check_number(prefix + "GRID", self.grid, f"1 to {_FINEST}", 1, _FINEST, whole=True)
+        name = self.argument
+        for count in ("num_masks", "batch_size", "check_every"):
+            check_number(name(count), getattr(self, count), "1 or more", 1, _MOST, whole=True)
+        check_number(name("grid"), self.grid, f"1 to {_FINEST}", 1, _FINEST, whole=True)
         words = f"a whole number of at most {_MOST} in size"
-        check_number(prefix + "SEED", self.seed, words, -_MOST, _MOST, whole=True)
+        check_number(name("seed"), self.seed, words, -_MOST, _MOST, whole=True)
         words = "above 0 and below 1"
-        check_number(prefix + "KEEP_PROB", self.keep_prob, words, 0, 1, above=True, below=True)
+        check_number(name("keep_prob"), self.keep_prob, words, 0, 1, above=True, below=True)
         words = "above 0, and 1 at most"
-        check_number(prefix + "SETTLED", self.settled, words, 0, 1, above=True)
-        check_text(prefix + "STATE_DIR", self.state_dir)
+        check_number(name("settled"), self.settled, words, 0, 1, above=True)
+        check_text(name("state_dir"), self.state_dir)
+
+    def argument(self, name: str) -> str:
+        """A setting as whoever gave it knows it."""
+        return f"MODEL.ODAM.D_RISE.{name.upper()}" if self.named_by_keys else name
 
     @classmethod
     def from_config(cls, node: CfgNode) -> DRiseSettings:
         """The settings in ``cfg.MODEL.ODAM.D_RISE``."""
-        return cls(**{field.name: node[field.name.upper()] for field in fields(cls)})
+        names = [f.name for f in fields(cls) if f.name != "named_by_keys"]
+        return cls(**{name: node[name.upper()] for name in names}, named_by_keys=True)
 
 
 @dataclass(frozen=True)
 class ExplainSettings:
     """
     Attributes:
-        targets: what to explain, see :func:`odam_d2.core.targets.parse_targets`. None at all turns
-            explaining off.
+        targets: what to explain, see :meth:`odam_d2.modeling.targets.Targets.named`. None at
+            all turns explaining off.
         score: the class score that is differentiated, one of :data:`SCORES`.
         smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         layer: the layer of the backbone on whose output maps are made, such as ``"res4"``; empty
@@ -91,8 +94,9 @@ class ExplainSettings:
         class_names: names of the classes by id, where they are known.
         nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
         record: whether outputs have all candidates and what became of them, too; needs ``nms``.
-        method: how maps are made, one of :data:`METHODS`.
+        method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
         d_rise: what the method ``"d_rise"`` does.
+        named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -104,29 +108,37 @@ class ExplainSettings:
     class_names: Sequence[str] | None = None
     nms: Callable[[Candidates], Suppression] | None = None
     record: bool = False
-    method: str = "odam"
+    method: str | Method = "odam"
     d_rise: DRiseSettings = DRiseSettings()
+    named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self):
-        check_one_of("MODEL.ODAM.METHOD", self.method, METHODS)
-        check_one_of("MODEL.ODAM.SCORE", self.score, SCORES)
-        check_one_of("MODEL.ODAM.NORM_STATISTICS", self.norm_statistics, NORM_STATISTICS)
+        name = self.argument
+        if not isinstance(self.method, Method):
+            check_one_of(name("method"), self.method, method_names())
+        check_one_of(name("score"), self.score, SCORES)
+        check_one_of(name("norm_statistics"), self.norm_statistics, NORM_STATISTICS)
         if not all(isinstance(target, str) for target in self.targets):
-            raise InputError(f"MODEL.ODAM.TARGETS is {self.targets!r}; it must be names")
+            raise InputError(f"{name('targets')} is {self.targets!r}; it must be names")
         check_number(
-            "MODEL.ODAM.SMOOTHING_SIGMA",
+            name("smoothing_sigma"),
             self.smoothing_sigma,
             f"0 (no smoothing) or a positive number of feature cells, at most {_WIDEST}",
             *(0, _WIDEST),
         )
-        check_text("MODEL.ODAM.LAYER", self.layer)
+        check_text(name("layer"), self.layer)
         words = f"above 0, and {_MOST} at most"
-        check_number("MODEL.ODAM.CHUNK_MB", self.chunk_mb, words, 0, _MOST, above=True)
-        check_flag("MODEL.ODAM.NMS.RECORD", self.record)
+        check_number(name("chunk_mb"), self.chunk_mb, words, 0, _MOST, above=True)
+        check_flag(name("record"), self.record)
         self._check_objects()
         if self.record and self.nms is None:
-            raise InputError("MODEL.ODAM.NMS.RECORD needs an NMS that is recorded; set its NAME")
-        self._check_method()
+            raise InputError(f"{name('record')} needs an NMS that is recorded; set {name('nms')}")
+        self.build_method()  # which refuses what it cannot follow
+
+    def argument(self, name: str) -> str:
+        """A setting as whoever gave it knows it: an argument, or the key of a config."""
+        keys = {"record": "NMS.RECORD", "nms": "NMS.NAME"}
+        return f"MODEL.ODAM.{keys.get(name, name.upper())}" if self.named_by_keys else name
 
     def _check_objects(self) -> None:
         """What no config says, and a caller may get wrong."""
@@ -142,43 +154,15 @@ class ExplainSettings:
                 "as odam_d2.modeling.nms.OdamNms()"
             )
 
-    def _check_method(self) -> None:
-        if self.layer and self.method in ("input_gradient", "d_rise"):
-            raise InputError(
-                f"MODEL.ODAM.METHOD {self.method!r} makes maps on the image itself; leave "
-                "MODEL.ODAM.LAYER empty"
-            )
-        if self.method != "d_rise":
-            return
-        for key, given, without in (
-            ("SCORE", self.score, "probability"),
-            ("SMOOTHING_SIGMA", self.smoothing_sigma, 0),
-        ):
-            if given != without:
-                raise InputError(
-                    f"MODEL.ODAM.{key} is {given!r}; D-RISE differentiates nothing, so it must be "
-                    f"{without!r}"
-                )
-        wrong = sorted(set(self.targets) - {"class", "combined"})
-        if wrong:
-            raise InputError(
-                f"D-RISE explains a detection as a whole, so MODEL.ODAM.TARGETS must be 'class' "
-                f"(or 'combined', which is the same map), not {', '.join(map(repr, wrong))}"
-            )
+    def build_method(self) -> Method:
+        """What makes the maps."""
+        if not isinstance(self.method, str):
+            return self.method
+        return ODAM_METHOD_REGISTRY.get(self.method)(self)
 
     @property
     def max_bytes(self) -> int:
         return int(self.chunk_mb * 2**20)
-
-    def of_class_logit(self) -> ExplainSettings:
-        """
-        The maps that are compared, by losses and by NMS: of the class logit, on what the head
-        reads, group norm with constant statistics (the exact way costs a pass of the head for each
-        map).
-        """
-        changes = {"targets": ("class",), "score": "logit", "layer": "", "nms": None}
-        changes |= {"norm_statistics": "constant", "record": False, "method": "odam"}
-        return replace(self, **changes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplainSettings:
@@ -201,6 +185,7 @@ class ExplainSettings:
             record=node.NMS.RECORD,
             method=node.METHOD,
             d_rise=DRiseSettings.from_config(node.D_RISE),
+            named_by_keys=True,
         )
 
 

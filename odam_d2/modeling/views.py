@@ -2,14 +2,23 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-__all__ = ["Call", "Viewed", "class_name", "own_parts", "view_of", "watched", "with_replaced"]
+__all__ = [
+    "Call",
+    "Viewed",
+    "class_name",
+    "own_parts",
+    "versions",
+    "view_of",
+    "watched",
+    "with_replaced",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -162,6 +171,11 @@ def _tensors(values: object) -> Iterator[Tensor]:
     elif isinstance(values, (list, tuple)):
         for value in values:
             yield from _tensors(value)
+
+
+def versions(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """How often each tensor has been written to in place."""
+    return tuple(map(_version, tensors))
 
 
 def _version(tensor: Tensor) -> int:

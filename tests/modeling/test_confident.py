@@ -16,9 +16,8 @@ from oracle import RETINANET, SLIM, rcnn_maps, retinanet_maps, two_images, worst
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.probabilities import loses_digits
-from odam_d2.modeling.explainers.anchors import nearest_anchors
-from odam_d2.modeling.explainers.retinanet import RetinaNetExplainer
-from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.adapters import RetinaNetAdapter, register_adapter
+from odam_d2.modeling.adapters.anchors import nearest_anchors
 
 FPN = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 CASES = {
@@ -235,10 +234,10 @@ def test_a_way_of_ones_own_from_logits_to_scores():
     assert ask(model).odam_maps.saturated.tolist() == [[True, False, False]]
 
 
-def test_another_scores_of_a_dense_explainer():
-    """A subclass of an explainer that says what scores are, and nothing of their derivative."""
+def test_another_scores_of_a_dense_adapter():
+    """A subclass of an adapter that says what scores are, and nothing of their derivative."""
 
-    class Warm(RetinaNetExplainer):
+    class Warm(RetinaNetAdapter):
         def scores(self, outputs, kind):
             return super().scores([outputs[0] / 3, outputs[1]], kind)
 
@@ -250,14 +249,11 @@ def test_another_scores_of_a_dense_explainer():
 
     model, labels = build("retinanet"), [torch.tensor([LABEL])]
     maps, scores = {}, {}
-    for explainer, score, kind in (
-        (RetinaNetExplainer, "logit", RetinaNet),
-        (Warm, "probability", WarmNet),
-    ):
+    register_adapter(WarmNet)(Warm)
+    for score, kind in (("logit", RetinaNet), ("probability", WarmNet)):
         model.__class__ = kind
-        chosen = explainer(model, ExplainSettings(("class",), score=score))
-        with torch.no_grad():
-            (found,) = chosen.explain_boxes(image(), [Boxes(NETWORK)], labels)
+        found = explain_boxes(model, image(), [Boxes(NETWORK)], labels, ("class",), score=score)
+        found = found[0]["instances"]
         maps[score], scores[score] = found.odam_maps.values, found.scores
     p = scores["probability"]
     torch.testing.assert_close(maps["probability"], maps["logit"] * (p * (1 - p) / 3)[0])

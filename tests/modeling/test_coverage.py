@@ -15,7 +15,7 @@ from detectron2.structures import Boxes
 from oracle import detections_error, with_constant_statistics
 
 from odam_d2 import explain
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 
 DOCS = Path(__file__).parents[2] / "docs" / "coverage.md"
@@ -33,7 +33,7 @@ def outcome(key: str, recipe=None) -> tuple[str, float]:
     model = zoo.build(_RECIPES[key])
     images = zoo.inputs_for(model)
     check_same(model(images), explain(model, images))
-    way = build_explainer(model, ExplainSettings()).way
+    way = Explanation.of(model, ExplainSettings()).algorithm
     oracle = with_constant_statistics(model) if "constant" in way else model
     return way, detections_error(model, images[0], oracle, limit=3)
 

@@ -17,7 +17,7 @@ from torch import nn
 from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import explain, explain_boxes
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.meta_arch import OdamRetinaNet
 from odam_d2.modeling.settings import ExplainSettings
 
@@ -392,6 +392,6 @@ def test_other_heads_are_explained(change):
     found = explain(model, two_images())
     for a, b in zip(plain, found, strict=True):
         assert torch.equal(a["instances"].scores, b["instances"].scores)
-    assert build_explainer(model, ExplainSettings()).way == "autograd"
+    assert Explanation.of(model, ExplainSettings()).algorithm == "autograd"
     image = two_images()[0]
     assert detections_error(model, image, limit=3, norm_statistics="exact") <= 1e-4

@@ -9,7 +9,7 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
 
 from odam_d2 import explain
 from odam_d2.core.rise import rise_mask
-from odam_d2.modeling import d_rise
+from odam_d2.modeling.attribution import d_rise
 from odam_d2.modeling.settings import DRiseSettings
 
 FEW = DRiseSettings(num_masks=7, grid=5, batch_size=3, seed=2)

@@ -20,9 +20,11 @@ from oracle import (
 )
 
 from odam_d2 import explain, explain_boxes
-from odam_d2.modeling.explainers import build_explainer, rcnn
-from odam_d2.modeling.explainers.anchors import nearest_anchors
-from odam_d2.modeling.explainers.reading import Evaluation
+from odam_d2.modeling.adapters import RCNNAdapter
+from odam_d2.modeling.adapters.anchors import nearest_anchors
+from odam_d2.modeling.attribution import gradients, pooled, windows
+from odam_d2.modeling.attribution.head_maps import autograd_head_maps
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import borrowed
 
@@ -130,35 +132,31 @@ def test_detections(together, name):
 
 def test_stages_of_a_cascade_on_different_levels(monkeypatch, together):
     """A stage that moves its box to another level of the pyramid: maps are added on the finest."""
-    from odam_d2.modeling.explainers import RCNNExplainer
-
     model = zoo_model(CASCADE, opts=SLIM)
     for predictor in model.roi_heads.box_predictor:
         predictor.bbox_pred.bias.data[2:] = 5.0  # grows the box, by exp(1), exp(1/2), exp(1/3)
-    readings = []
-    original = RCNNExplainer.explain_detections
+    traces = []
+    original = RCNNAdapter.trace_regions
 
-    def record(self, reading, instances):
-        readings.append(reading)
-        original(self, reading, instances)
+    def record(self, *args):
+        traces.append(original(self, *args))
+        return traces[-1]
 
-    monkeypatch.setattr(RCNNExplainer, "explain_detections", record)
+    monkeypatch.setattr(RCNNAdapter, "trace_regions", record)
     for image in two_images():
         assert detections_error(model, image) <= 1e-5
-    assert any(len(levels.unique()) > 1 for reading in readings for levels in reading.levels)
+    assert any(len(levels.unique()) > 1 for trace in traces for levels in trace.levels)
 
 
 def test_autograd_is_an_equal_way():
     """What a family without a fast way gets, also where stages read different levels."""
-    from odam_d2.modeling.explainers import RCNNExplainer
-
     model = zoo_model(CASCADE, opts=SLIM)
     for predictor in model.roi_heads.box_predictor:
         predictor.bbox_pred.bias.data[2:] = 5.0
     image = two_images()[0]
     fast = explain(model, [image])[0]["instances"].odam_maps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RCNNExplainer, "heat_maps", RCNNExplainer.autograd_heat_maps)
+        patch.setattr(gradients, "head_maps", autograd_head_maps)
         slow = explain(model, [image])[0]["instances"].odam_maps
     for a, b in zip(
         fast.dense(32, 48).flatten(0, 1), slow.dense(32, 48).flatten(0, 1), strict=True
@@ -170,9 +168,9 @@ def test_autograd_is_an_equal_way():
     ("name", "owner", "function", "read"),
     [
         # Outputs of the towers of classes and boxes, for each target.
-        (CASES[4][0], Evaluation, "gradients", [[0], [1]]),
+        (CASES[4][0], windows, "scalar_gradients", [[0], [1]]),
         # Targets, for each of three stages.
-        (CASCADE, rcnn, "pooled_gradients", [[0], [0], [0, 1]]),
+        (CASCADE, pooled, "pooled_gradients", [[0], [0], [0, 1]]),
     ],
 )
 def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, owner, function, read):
@@ -186,7 +184,7 @@ def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, owner, fu
     monkeypatch.setattr(owner, function, record)
     model = zoo_model(name, opts=SLIM)
     explain(model, two_images()[:1], ("class", "left"))
-    if owner is rcnn:
+    if owner is pooled:
         assert [used for used, _ in found[0]] == read
     else:
         numbers = [[n for n, x in enumerate(of) if x is not None] for of in found[0]]
@@ -256,15 +254,15 @@ def test_boxes_without_area_or_outside(together, name, references):
 
 
 @pytest.mark.parametrize("name", [CASES[0][0], CASES[1][0], CASCADE, CASES[4][0]])
-def test_two_batches_through_one_view(name):
+def test_two_batches_explained_by_one_object(name):
     """Nothing of a batch is left for the next one, of another size and number of images."""
     model = zoo_model(name, opts=[*SLIM, "TEST.DETECTIONS_PER_IMAGE", 4])
     first, second = two_images()
     batches = [[first, second], [second], [first]]
     settings = ExplainSettings(targets=("class", "left"))
-    with borrowed(model) as view:
-        view = build_explainer(view, settings).view()
-        found = [view(batch) for batch in batches]
+    with borrowed(model) as model:
+        explanation = Explanation.of(model, settings)
+        found = [explanation.run(batch, lambda view, batch=batch: view(batch)) for batch in batches]
     for batch, results in zip(batches, found, strict=True):
         for ours, theirs in zip(results, explain(model, batch, settings.targets), strict=True):
             ours, theirs = ours["instances"], theirs["instances"]

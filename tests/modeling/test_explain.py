@@ -20,7 +20,7 @@ from odam_d2 import (
     explain_boxes,
 )
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.explainers.base import Explainer
+from odam_d2.modeling.targets import Targets
 
 OURS = {FASTER_RCNN: "OdamRCNN", RETINANET: "OdamRetinaNet"}
 
@@ -151,7 +151,7 @@ def test_also_after_an_exception_in_the_middle(name, monkeypatch):
         torch.rand(3)  # moves the random numbers
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(Explainer, "pack", fail)
+    monkeypatch.setattr(Targets, "maps", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         explain(model, two_images())
     assert_restored(before, model)
@@ -280,8 +280,8 @@ def test_wrong_arguments_get_one_sentence(slim_model):
         (["class:cat"], {}, "names are not known here"),
         (["class:dog"], {"class_names": ("cat", "dgo")}, "did you mean 'dgo'"),
         (["class"], {"score": "odds"}, "must be one of"),
-        (["class"], {"smoothing_sigma": -1.0}, "SMOOTHING_SIGMA"),
-        (["class"], {"chunk_mb": 0}, "CHUNK_MB"),
+        (["class"], {"smoothing_sigma": -1.0}, "smoothing_sigma"),
+        (["class"], {"chunk_mb": 0}, "chunk_mb"),
     ]:
         with pytest.raises(ValueError, match=message):
             explain(slim_model, inputs, targets, **settings)

@@ -16,9 +16,8 @@ from benchmarks.untrained import scale_random_weights
 from odam_d2 import add_odam_config
 from odam_d2.core.errors import InputError
 from odam_d2.engine import setup_cfg
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.adapters import build_adapter
 from odam_d2.modeling.fcos import ConfigurableFCOS
-from odam_d2.modeling.settings import ExplainSettings
 
 CONFIG = Path(__file__).parents[2] / "configs" / "COCO-Detection" / "fcos_R_50_FPN_1x.yaml"
 
@@ -219,7 +218,7 @@ def test_a_given_box_is_read_where_it_would_be_trained(reach, shape):
     centre = torch.tensor([7.5, 5.5]) * strides[expected]
     half = reach * torch.tensor(shape)
     boxes = Boxes(torch.cat([centre - half, centre + half])[None])
-    ((level, index),) = build_explainer(model, ExplainSettings()).nearest(boxes, anchors).tolist()
+    ((level, index),) = build_adapter(model).nearest(boxes, anchors).tolist()
     assert level == expected
     assert torch.equal(anchors[level][index].get_centers()[0], centre)
     matched = model._match_anchors(boxes, anchors)[0].split([len(a) for a in anchors])

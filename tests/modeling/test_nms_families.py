@@ -9,7 +9,8 @@ from training_cases import CASES, MASK, PANOPTIC
 from odam_d2 import ExplainSettings, explain
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import odam_nms, soft_nms
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.adapters import build_adapter
+from odam_d2.modeling.explanation import class_logit_maps
 from odam_d2.modeling.nms import ODAM_NMS_REGISTRY, Candidates, Nms, OdamNms, SoftNms
 from odam_d2.modeling.state import borrowed
 
@@ -45,12 +46,14 @@ def candidates_of(family, image):
         return found, found.odam_maps
     # Postprocessing clips a dense detector's boxes; NMS sees them before.
     with borrowed(model):
-        view = build_explainer(model, ExplainSettings().of_class_logit()).view()
+        adapter = build_adapter(model)
+        recording = adapter.new_recording()
+        view = adapter.recorded_view(recording)
         images = view.preprocess_image([image])
         features = view.backbone(images.tensor)
         features = [features[name] for name in view.head_in_features]
         (found,) = view.forward_inference(images, features, view.head(features))
-    return found, found.odam_maps
+        return found, class_logit_maps(adapter, ExplainSettings(), recording.traces[0])
 
 
 def assert_chosen(found, candidates, keep, scores=None):

@@ -19,7 +19,8 @@ from torch import nn
 from benchmarks.untrained import scale_random_weights
 from odam_d2 import explain, explain_boxes
 from odam_d2.engine import setup_cfg
-from odam_d2.modeling.explainers import build_explainer
+from odam_d2.modeling.adapters import build_adapter
+from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 
 WIDE = [*SLIM, "MODEL.FPN.OUT_CHANNELS", 32]  # group norm has 32 groups
@@ -52,7 +53,7 @@ def settle(head):
 
 
 def way(model, **settings):
-    return build_explainer(model, ExplainSettings(**settings)).way
+    return Explanation.of(model, ExplainSettings(**settings)).algorithm
 
 
 def check(model, bound, oracle=None, **settings):
@@ -125,8 +126,7 @@ def test_given_boxes_are_read_where_fcos_is_trained_to_find_them():
     with torch.no_grad():
         features = model.backbone(model.preprocess_image(inputs).tensor)
     anchors = model.anchor_generator([features[name] for name in model.head_in_features])
-    explainer = build_explainer(model, ExplainSettings())
-    level, index = explainer.nearest(Boxes(boxes), anchors).unbind(1)
+    level, index = build_adapter(model).nearest(Boxes(boxes), anchors).unbind(1)
     starts = torch.tensor([0, *(len(a) for a in anchors)]).cumsum(0)
     quality = model._match_anchors(Boxes(boxes), anchors)
     assert (quality[torch.arange(4), starts[level] + index] > 0).all()

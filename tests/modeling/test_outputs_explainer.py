@@ -1,6 +1,7 @@
 """A model of nobody's family behind explain, explain_boxes and the tools."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,34 +14,40 @@ from torch import nn
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.explainers import OutputsExplainer, UnsupportedModelError, register_explainer
+from odam_d2.modeling import (
+    Decisions,
+    OutputsAdapter,
+    UnsupportedModelError,
+    explainers,
+    register_adapter,
+)
 from odam_d2.modeling.nms import OdamNms
 from odam_d2.modeling.settings import DRiseSettings
 
 
 class Registered(TinyDETR):
-    """Has an explainer."""
+    """Has an adapter."""
 
 
 class WithBoxes(TinyDETR):
-    """Has an explainer that takes boxes."""
+    """Has an adapter that takes boxes."""
 
 
-@register_explainer(Registered)
-class RegisteredExplainer(OutputsExplainer):
+@register_adapter(Registered)
+class RegisteredAdapter(OutputsAdapter):
     layer = "backbone"
     num_classes = 3
 
     def outputs(self, batched_inputs, results):
         found = [r["instances"] for r in self.model(batched_inputs)]
         return [
-            self.select_values(f.scores[:, None].expand(-1, 3), f.pred_boxes.tensor, f.pred_classes)
+            Decisions(f.pred_classes, f.scores[:, None].expand(-1, 3), f.pred_boxes.tensor)
             for f in found
         ]
 
 
-@register_explainer(WithBoxes)
-class WithBoxesExplainer(RegisteredExplainer):
+@register_adapter(WithBoxes)
+class WithBoxesAdapter(RegisteredAdapter):
     def outputs_of_boxes(self, batched_inputs, boxes, classes):
         """Of the query whose box overlaps most."""
         found = []
@@ -48,8 +55,7 @@ class WithBoxesExplainer(RegisteredExplainer):
             *self.model.raw(batched_inputs), boxes, classes, strict=True
         ):
             chosen = pairwise_iou(given, Boxes(of_image)).argmax(dim=1)
-            values = self.select_values(scores[chosen], of_image[chosen], labels)
-            found.append((values, scores[chosen, labels]))
+            found.append(Decisions(labels, scores[chosen], of_image[chosen]))
         return found
 
 
@@ -58,7 +64,7 @@ def detr(kind=Registered):
     return kind().double()
 
 
-def test_a_registered_explainer_works_with_explain():
+def test_a_registered_adapter_works_with_explain():
     model, inputs = detr(), two_images(torch.float64)
     plain = model.eval()(inputs)
     for before, result in zip(plain, explain(model, inputs, [*TARGETS, "combined"]), strict=True):
@@ -83,7 +89,7 @@ def test_input_gradient_needs_no_layer():
     model, inputs = detr(), two_images(torch.float64)
     found = explain(model, inputs, ("class",), method="input_gradient")[1]["instances"].odam_maps
     assert found.values.shape == (4, 1, 160, 224)
-    with pytest.raises(InputError, match=r"leave MODEL\.ODAM\.LAYER empty"):
+    with pytest.raises(InputError, match="leave layer empty"):
         explain(model, inputs, ("class",), method="input_gradient", layer="backbone.0")
 
 
@@ -119,7 +125,7 @@ def test_given_boxes_are_read_where_the_subclass_says():
 
 
 def test_boxes_are_refused_where_nobody_says_where_to_read_them():
-    message = "unless RegisteredExplainer defines outputs_of_boxes"
+    message = "unless RegisteredAdapter defines outputs_of_boxes"
     with pytest.raises(UnsupportedModelError, match=message):
         explain_boxes(detr(), two_images(), [torch.zeros(0, 4)] * 2, [torch.zeros(0)] * 2)
 
@@ -127,37 +133,86 @@ def test_boxes_are_refused_where_nobody_says_where_to_read_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score": "logit"}, "does not follow the setting 'score': leave it at 'probability'"),
-        ({"norm_statistics": "exact"}, "does not follow the setting 'norm_statistics'"),
-        ({"nms": OdamNms()}, "does not follow the setting 'nms': leave it at None"),
+        ({"score": "logit"}, "the score 'logit' is not known of this model; use 'probability'"),
+        ({"nms": OdamNms()}, "its NMS cannot be replaced: leave nms at None"),
         ({"layer": "backbon"}, "no layer 'backbon'; there are backbone, transformer"),
         ({"targets": ("class:3",)}, "class:3"),
     ],
 )
-def test_what_the_explainer_cannot_follow_is_refused(settings, message):
+def test_what_the_adapter_cannot_follow_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         explain(detr(), two_images(torch.float64), **{"targets": ("class",), **settings})
 
 
-def test_a_setting_that_the_explainer_follows(monkeypatch):
-    monkeypatch.setattr(RegisteredExplainer, "follows", ("score",))
-    found = explain(detr(), two_images(torch.float64), ("class",), score="logit")
-    assert len(found[0]["instances"].odam_maps) == 4
+def test_logits_are_explained_where_the_adapter_tells_them(monkeypatch):
+    def outputs(self, batched_inputs, results):
+        plain = RegisteredAdapter.outputs(self, batched_inputs, results)
+        return [replace(x, logits=3 * x.probabilities) for x in plain]
+
+    expected = explain(detr(), two_images(torch.float64), ("class",))[0]["instances"].odam_maps
+    monkeypatch.setattr(WithBoxesAdapter, "outputs", outputs)
+    model = detr(WithBoxes)
+    found = explain(model, two_images(torch.float64), ("class",), score="logit")[0]["instances"]
+    torch.testing.assert_close(found.odam_maps.values, 3 * expected.values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: [v[:3] for v in values], r"values of \[3, 3\] instances.* \[4, 4\]"),
-        (lambda values: [v[:, :2] for v in values], "2 values for each instance, and there are 5"),
-        (lambda values: [v.detach() for v in values], "do not depend on layer 'backbone'"),
+        (lambda found: [first_three(x) for x in found], r"decisions of \[3, 3\].* are \[4, 4\]"),
+        (lambda found: [x.probabilities for x in found], "returned Tensor.*must return Decisions"),
+        (lambda found: [x.detach() for x in found], "do not depend on layer 'backbone'"),
     ],
 )
 def test_outputs_that_do_not_fit_are_told(monkeypatch, change, message):
-    outputs = RegisteredExplainer.outputs
-    monkeypatch.setattr(RegisteredExplainer, "outputs", lambda *args: change(outputs(*args)))
+    outputs = RegisteredAdapter.outputs
+    monkeypatch.setattr(RegisteredAdapter, "outputs", lambda *args: change(outputs(*args)))
     with pytest.raises(InputError, match=message):
         explain(detr(), two_images(torch.float64), TARGETS)
+
+
+def first_three(decisions):
+    return Decisions(decisions.classes[:3], decisions.probabilities[:3], decisions.boxes[:3])
+
+
+class Old(TinyDETR):
+    """Has an explainer of before there were adapters."""
+
+
+def test_explainers_of_before_still_work():
+    with pytest.warns(DeprecationWarning, match="use odam_d2.modeling.OutputsAdapter"):
+
+        class OldExplainer(explainers.OutputsExplainer):
+            layer = "backbone"
+            num_classes = 3
+
+            def outputs(self, batched_inputs, results):
+                found = [r["instances"] for r in self.model(batched_inputs)]
+                return [
+                    self.select_values(
+                        f.scores[:, None].expand(-1, 3), f.pred_boxes.tensor, f.pred_classes
+                    )
+                    for f in found
+                ]
+
+            def outputs_of_boxes(self, batched_inputs, boxes, classes):
+                scores, found = self.model.raw(batched_inputs)
+                return [
+                    (self.select_values(s[: len(c)], b[: len(c)], c), s[range(len(c)), c])
+                    for s, b, c in zip(scores, found, classes, strict=True)
+                ]
+
+    with pytest.warns(DeprecationWarning, match="use odam_d2.modeling.register_adapter"):
+        explainers.register_explainer(Old)(OldExplainer)
+    inputs = two_images(torch.float64)
+    old, new = explain(detr(Old), inputs, TARGETS), explain(detr(), inputs, TARGETS)
+    for before, after in zip(old, new, strict=True):
+        expected = after["instances"].odam_maps.values
+        torch.testing.assert_close(before["instances"].odam_maps.values, expected)
+    given, classes = [torch.ones(2, 4)] * 2, [torch.tensor([1, 2])] * 2
+    found = explain_boxes(detr(Old), inputs, given, classes, TARGETS)
+    scores = detr(Old).eval().raw(inputs)[0]
+    torch.testing.assert_close(found[1]["instances"].scores, scores[1, [0, 1], [1, 2]].detach())
 
 
 class MyDETR(TinyDETR):

@@ -133,14 +133,14 @@ def test_arguments_are_refused_too(settings):
     (name,) = {*settings} - {"targets"} - ({"method"} if len(settings) > 1 else set()) or {
         "targets"
     }
-    with pytest.raises(InputError, match=rf"MODEL\.ODAM\.(NMS\.)?{name.upper()}"):
+    with pytest.raises(InputError, match=rf"^{name} is"):
         ExplainSettings(**settings)
 
 
 @pytest.mark.parametrize("name", ["num_masks", "grid", "seed", "check_every", "keep_prob"])
 @pytest.mark.parametrize("value", ["1", None, 1.5, True, math.nan])
 def test_d_rise_takes_numbers_of_its_kind(name, value):
-    with pytest.raises(InputError, match=rf"MODEL\.ODAM\.D_RISE\.{name.upper()} is"):
+    with pytest.raises(InputError, match=f"^{name} is"):
         DRiseSettings(**{name: value})
 
 

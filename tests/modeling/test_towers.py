@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 
-from odam_d2.modeling.explainers.towers import is_local
+from odam_d2.modeling.adapters.towers import is_local
 
 CONV = {"kernel_size": 3, "padding": 1}
 PREDICTOR = nn.Conv2d(8, 4, 3, padding=1)

@@ -16,9 +16,12 @@ from training_cases import (
 )
 
 from odam_d2 import explain_boxes
-from odam_d2.modeling.explainers import build_explainer, dense_training
+from odam_d2.modeling.adapters import build_adapter
+from odam_d2.modeling.attribution.head_maps import autograd_head_maps
 from odam_d2.modeling.losses import Labels, choose
-from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.targets import ClassScore, Targets
+from odam_d2.modeling.training import dense as dense_training
+from odam_d2.modeling.training.view import positives as positives_of
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def recorded(case, inputs, *opts):
 def test_the_first_and_the_last_anchor_of_every_level(case):
     """Anchors are counted over all levels: a level begins where the one before has ended."""
     model = training_model(case)
-    explainer = build_explainer(model, ExplainSettings().of_class_logit())
+    adapter = build_adapter(model)
     width = 32 if case == "fcos" else 16
     features = [torch.rand(1, width, rows, rows + 1) for rows in (6, 4, 3, 2, 1)]
     anchors = model.anchor_generator(features)
@@ -79,7 +82,7 @@ def test_the_first_and_the_last_anchor_of_every_level(case):
     positives = sorted({*(ends - torch.tensor(lengths)).tolist(), *(ends - 1).tolist()})
     matched[positives] = torch.arange(len(positives))
     predictions = model.head(features)
-    origins, labels = dense_training._labels(explainer, features, predictions, matched, boxes)
+    origins, labels = dense_training._labels(adapter, features, predictions, matched, boxes)
     expected = [[level, at] for level, n in enumerate(lengths) for at in sorted({0, n - 1})]
     assert origins.tolist() == expected
     assert labels.classes.tolist() == list(range(len(positives)))
@@ -172,14 +175,17 @@ def assert_dense_maps(model, inputs, batch, labelled):
         classes.append(of_image[rows])
     assert [len(p) for p in batch] == [len(c) for c in classes]
     assert min(len(p) for p in batch) > 3
-    explainer = build_explainer(model, ExplainSettings().of_class_logit())
+    adapter = build_adapter(model)
     with torch.no_grad():
         images = model.preprocess_image(inputs)
         features = model.backbone(images.tensor)
         features = [features[name] for name in model.head_in_features]
-        reading = explainer.read_anchors(images, features, origins, classes)
-        values, corners, _ = explainer.autograd_heat_maps(reading)
-        expected = explainer.positives(reading, (values, corners), [p.labels for p in batch], 16)
+        recording, outputs = adapter.new_recording(), model.head(features)
+        trace = adapter.trace_anchors(recording, images, features, outputs, origins, classes)
+        targets = Targets([ClassScore("class", None, "logit")])
+        maps = autograd_head_maps(adapter, trace, targets, 0.0, 2**26)
+        windows, labels = (maps.values, maps.origins), [p.labels for p in batch]
+        expected = positives_of(adapter, trace, windows, labels, 16)
     for positives, of_image in zip(batch, expected, strict=True):
         assert_same_maps(positives.maps.detach(), of_image.maps)
 

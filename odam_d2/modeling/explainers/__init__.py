@@ -1,32 +1,69 @@
 """
-One file for each family of detectors; importing this package registers them.
-
-``base.py`` is the interface, ``head.py`` what all detectors of backbone and head share,
-``outputs.py`` the general way.
+Deprecated: names from before adapters and methods were told apart. What is registered here works as
+it did, where it is built from the methods that :mod:`odam_d2.modeling.adapters` documents.
 """
 
-from . import cascade  # noqa: F401  -- registers a kind of ROI heads
-from .base import Explainer, UnsupportedModelError, build_explainer, register_explainer
-from .dense import DenseExplainer
-from .fcos import FCOSExplainer
-from .head import HeadExplainer
-from .outputs import OutputsExplainer
-from .pooled_heads import PooledHead, Stage, pooled_head
-from .rcnn import RCNNExplainer
-from .retinanet import RetinaNetExplainer
+import warnings
+
+from torch import Tensor
+
+from odam_d2.modeling.adapters import (
+    Decisions,
+    DenseAdapter,
+    OutputsAdapter,
+    PooledHead,
+    Stage,
+    pooled_head,
+    register_adapter,
+)
+from odam_d2.modeling.errors import UnsupportedModelError
 
 __all__ = [
     "DenseExplainer",
-    "Explainer",
-    "FCOSExplainer",
-    "HeadExplainer",
     "OutputsExplainer",
     "PooledHead",
-    "RCNNExplainer",
-    "RetinaNetExplainer",
     "Stage",
     "UnsupportedModelError",
-    "build_explainer",
     "pooled_head",
     "register_explainer",
 ]
+
+
+def _deprecated(name: str, instead: str) -> None:
+    warnings.warn(f"{name} is deprecated; use {instead}", DeprecationWarning, stacklevel=3)
+
+
+def register_explainer(model_type: type):
+    """Deprecated: :func:`odam_d2.modeling.register_adapter`."""
+    _deprecated("register_explainer", "odam_d2.modeling.register_adapter")
+    return register_adapter(model_type)
+
+
+class DenseExplainer(DenseAdapter):
+    """Deprecated: :class:`odam_d2.modeling.adapters.DenseAdapter`."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _deprecated("DenseExplainer", "odam_d2.modeling.adapters.DenseAdapter")
+
+
+class OutputsExplainer(OutputsAdapter):
+    """Deprecated: :class:`odam_d2.modeling.OutputsAdapter`, whose outputs are ``Decisions``."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _deprecated("OutputsExplainer", "odam_d2.modeling.OutputsAdapter")
+
+    def _checked(self, decisions: list, counts: list[int]) -> list[Decisions]:
+        # Given boxes came with their scores; decisions know them.
+        plain = [x[0] if isinstance(x, tuple) else x for x in decisions]
+        return super()._checked(plain, counts)
+
+    def select_values(self, scores: Tensor, boxes: Tensor, classes: Tensor) -> Decisions:
+        """
+        Args:
+            scores: (N, K) probabilities.
+            boxes: (N, 4), decoded.
+            classes: (N,).
+        """
+        return Decisions(classes, scores, boxes)

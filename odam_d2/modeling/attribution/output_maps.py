@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from odam_d2.core.cam import CAMS
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import gradient_heat_maps, precise
 from odam_d2.core.targets import SIDES
@@ -25,7 +24,8 @@ from odam_d2.modeling.layers import (
     feature_maps,
     layer_names,
 )
-from odam_d2.modeling.settings import ExplainSettings
+
+from .head_maps import Rule
 
 __all__ = ["OutputMaps", "check_reached", "output_maps"]
 
@@ -53,9 +53,11 @@ def output_maps(
     model: nn.Module,
     batched_inputs: list[dict],
     outputs: Callable[[list[dict]], Sequence[Tensor]],
-    layer: str,
+    layer: str | None,
     targets: Sequence[str],
-    settings: ExplainSettings,
+    rule: Rule,
+    sigma: float = 0.0,
+    max_bytes: int = 2**26,
 ) -> OutputMaps:
     """
     Heat maps of what a function computes from a layer's output, or from the images.
@@ -65,9 +67,11 @@ def output_maps(
         batched_inputs: Detectron2's input format.
         outputs: gets ``batched_inputs`` and returns for each image (n, T), or (n,) for one target,
             computed with gradients on from one pass of the network.
-        layer: see :func:`odam_d2.modeling.layers.find_layer`; none for ``"input_gradient"``.
+        layer: see :func:`odam_d2.modeling.layers.find_layer`; None for the images.
         targets: names of the T values.
-        settings: method, smoothing and memory.
+        rule: from gradients and features to maps, see :mod:`odam_d2.core.cam`.
+        sigma: standard deviation of the Gaussian Phi, in cells of the layer.
+        max_bytes: bound on temporary tensors.
 
     Raises:
         InputError: the layer is wrong, ``outputs`` does not return what it should, or an instance
@@ -82,12 +86,11 @@ def output_maps(
         with torch.autocast(device.type, enabled=False):
             return _checked(outputs(batched_inputs), batched_inputs, targets)
 
-    at_images = settings.method == "input_gradient"
     try:
-        found, values = _captured(model, batched_inputs, run, None if at_images else layer)
+        found, values = _captured(model, batched_inputs, run, layer)
     except LayerError as error:
         raise LayerError(error.problem, _layers(model, batched_inputs, run)) from None
-    where = "the images" if at_images else f"layer {layer!r}"
+    where = "the images" if layer is None else f"layer {layer!r}"
     counts = [len(value) for value in values]
     if any(len(value) and not value.requires_grad for value in values):
         why = why_no_gradients(run) or (
@@ -100,7 +103,7 @@ def output_maps(
         found.feature = together.new_zeros(len(values), 1, 0, 0)
     image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     with torch.autocast(device.type, enabled=False):
-        maps, reached = _maps(together, found.feature, image, settings)
+        maps, reached = _maps(together, found.feature, image, rule, sigma, max_bytes)
     saturated = ~reached & _are_saturated(together.detach(), targets)
     check_reached(reached | saturated, image.tolist(), where)
     fields = _geometry(found, batched_inputs, counts) | {"saturated": saturated}
@@ -184,7 +187,7 @@ def _checked(
 
 
 def _maps(
-    values: Tensor, feature: Tensor, image: Tensor, settings: ExplainSettings
+    values: Tensor, feature: Tensor, image: Tensor, rule: Rule, sigma: float, max_bytes: int
 ) -> tuple[Tensor, Tensor]:
     """
     Args:
@@ -195,7 +198,6 @@ def _maps(
     Returns:
         The maps (N, T, h, w), and whether each value has a gradient anywhere on the leaf (N, T).
     """
-    rule = _RULES[settings.method]
     with torch.enable_grad():
         columns = values.unbind(dim=1)
     maps, reached = [], []
@@ -211,24 +213,13 @@ def _maps(
                 column,
                 feature,
                 image.to(column.device),
-                settings.smoothing_sigma,
-                max_bytes=settings.max_bytes,
+                sigma,
+                max_bytes=max_bytes,
                 weigh=weigh,
             )
         )
         reached.append(torch.cat(anywhere))
     return torch.stack(maps, dim=1), torch.stack(reached, dim=1)
-
-
-def _odam(gradient: Tensor, feature: Tensor) -> Tensor:
-    return (gradient * feature).sum(dim=-3)
-
-
-def _largest_of_channels(gradient: Tensor, _feature: Tensor) -> Tensor:
-    return gradient.abs().amax(dim=-3)
-
-
-_RULES = {"odam": _odam, "input_gradient": _largest_of_channels, **CAMS}
 
 
 def _are_saturated(values: Tensor, targets: Sequence[str]) -> Tensor:

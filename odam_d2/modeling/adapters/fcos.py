@@ -12,16 +12,16 @@ from torch import Tensor
 
 from odam_d2.core.probabilities import Probability, geometric_mean, sigmoid
 
-from .base import register_explainer
-from .dense import DenseExplainer
+from .base import register_adapter
+from .dense import DenseAdapter
 
-__all__ = ["FCOSExplainer"]
+__all__ = ["FCOSAdapter"]
 
 
-@register_explainer(FCOS)
-class FCOSExplainer(DenseExplainer):
+@register_adapter(FCOS)
+class FCOSAdapter(DenseAdapter):
     """
-    Explains FCOS. A probability is the square root of class times centerness, so its map is a sum
+    FCOS. A probability is the square root of class times centerness, so its map is a sum
     over both towers; a logit is that of the class, without centerness.
     """
 

@@ -17,17 +17,16 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
+from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.views import Call, class_name, view_of, watched
-
-from .base import GENERAL_WAY, UnsupportedModelError
 
 __all__ = [
     "PROPOSALS",
     "ROWS",
+    "PooledCalls",
     "PooledHead",
     "Regions",
     "Stage",
-    "Trace",
     "finite_first",
     "pooled_head",
 ]
@@ -36,11 +35,11 @@ PROPOSALS = "odam_proposals"
 """Field of traced detections: (N, S, 4), the box that was pooled for each of the S stages."""
 
 ROWS = "odam_rows"
-"""Field of traced detections, where there is a :class:`Trace`: (N,), their rows in it."""
+"""Field of traced detections, where there is a :class:`PooledCalls`: (N,), their rows in it."""
 
 
 @dataclass
-class Trace:
+class PooledCalls:
     """
     What ROI heads read of the batch at hand, as views of their parts tell.
 
@@ -56,10 +55,6 @@ class Trace:
     boxes: list[Tensor] = field(default_factory=list)
     proposals: list[list[list[Tensor]]] = field(default_factory=list)
     pooler_calls: list[Call] = field(default_factory=list)
-
-    def clear(self) -> None:
-        for kept in (self.boxes, self.proposals, self.pooler_calls, *self.calls):
-            kept.clear()
 
     def watched_pooler(self, pooler: ROIPooler) -> ROIPooler:
         """A view that tells what was pooled; one with code of a user's own is left as it is."""
@@ -140,22 +135,22 @@ class Regions(NamedTuple):
     Attributes:
         boxes: (N, S, 4), XYXY in pixels of the network's input.
         rows: (N,), where it was read; None where that is not known.
-        trace: of what was read; None likewise.
+        calls: that read it; None likewise.
     """
 
     boxes: Tensor
     rows: Tensor | None = None
-    trace: Trace | None = None
+    calls: PooledCalls | None = None
 
     def select(self, index: Tensor) -> Regions:
         rows = None if self.rows is None else self.rows[index]
-        return Regions(self.boxes[index], rows, self.trace)
+        return Regions(self.boxes[index], rows, self.calls)
 
     def pooled(self) -> list[Tensor] | None:
         """What each stage read, (N, C, R, S); None where it is to be pooled again."""
-        if self.trace is None:
+        if self.calls is None:
             return None
-        read = [self.trace.pooled(stage, self.rows) for stage in range(self.boxes.shape[1])]
+        read = [self.calls.pooled(stage, self.rows) for stage in range(self.boxes.shape[1])]
         return None if any(x is None for x in read) else read
 
 
@@ -184,15 +179,15 @@ class PooledHead:
         pooler: pools them, for every stage.
         stages: from first to last.
         traced: a view of the ROI heads whose detections have the field :data:`PROPOSALS`, and
-            with a trace :data:`ROWS`.
-        trace: what the view tells; None for nothing, so that everything is pooled again.
+            with calls :data:`ROWS`.
+        calls: what the view reads; None for nothing, so that everything is pooled again.
     """
 
     in_features: list[str]
     pooler: ROIPooler
     stages: Sequence[Stage]
     traced: nn.Module
-    trace: Trace | None = None
+    calls: PooledCalls | None = None
 
     def __post_init__(self):
         parts = [(self.pooler, ROIPooler)]
@@ -300,20 +295,20 @@ def _one_stage(
     Args:
         pooler, reader: names of the child that pools, and of the one that reads pooled features.
     """
-    trace = Trace([[]])
-    head = watched(getattr(roi_heads, reader), trace.calls[0])
+    calls = PooledCalls([[]])
+    head = watched(getattr(roi_heads, reader), calls.calls[0])
     predictor = view_of(
         roi_heads.box_predictor,
         _TracedPredictor,
-        odam_trace=trace,
+        odam_calls=calls,
         odam_decoded={},
         odam_heads=class_name(roi_heads),
     )
     pools = getattr(roi_heads, pooler)
-    children = {pooler: trace.watched_pooler(pools), reader: head, "box_predictor": predictor}
+    children = {pooler: calls.watched_pooler(pools), reader: head, "box_predictor": predictor}
     traced = view_of(roi_heads, children=children)
     stages = [Stage(predict, roi_heads.box_predictor)]
-    return PooledHead(in_features, pools, stages, traced, trace)
+    return PooledHead(in_features, pools, stages, traced, calls)
 
 
 class _TracedPredictor:
@@ -344,7 +339,7 @@ class _TracedPredictor:
                 f"more after them; {GENERAL_WAY}"
             )
         boxes = [given.proposal_boxes.tensor for given in proposals]
-        start = self.odam_trace.add(self.odam_heads, [boxes])
+        start = self.odam_calls.add(self.odam_heads, [boxes])
         of_images = zip(instances, kept, self._decoded(predictions, proposals), boxes, strict=True)
         for found, index, decoded, given in of_images:
             number = finite_first(*decoded)[index]

@@ -7,15 +7,15 @@ from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 
 from odam_d2.modeling.conditions import require
+from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.views import class_name, view_of, watched
 
-from .base import GENERAL_WAY, UnsupportedModelError
 from .pooled_heads import (
     PROPOSALS,
     ROWS,
+    PooledCalls,
     PooledHead,
     Stage,
-    Trace,
     finite_first,
     pooled_head,
 )
@@ -56,7 +56,7 @@ class _TracedCascade:
             for _, _, given in self.odam_stages
         ]
         read = [torch.stack(of_image, dim=1) for of_image in zip(*proposals, strict=True)]
-        start = self.odam_trace.add(class_name(self), proposals)
+        start = self.odam_calls.add(class_name(self), proposals)
         for number, detections in enumerate(found):
             self._check_chosen(detections, again[number])
             rows = finite_first(boxes[number], scores[number])[kept[number]]
@@ -84,14 +84,14 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
     def stage(head, predictor) -> Stage:
         return Stage(lambda pooled: predictor(head(pooled)), predictor)
 
-    trace = Trace([[] for _ in roi_heads.box_head])
+    calls = PooledCalls([[] for _ in roi_heads.box_head])
     # Not children(), which leaves out a head that two stages share.
-    heads = zip(roi_heads.box_head._modules.items(), trace.calls, strict=True)
+    heads = zip(roi_heads.box_head._modules.items(), calls.calls, strict=True)
     box_heads = view_of(
         roi_heads.box_head,
-        children={name: watched(head, calls) for (name, head), calls in heads},
+        children={name: watched(head, of_stage) for (name, head), of_stage in heads},
     )
-    children = {"box_head": box_heads, "box_pooler": trace.watched_pooler(roi_heads.box_pooler)}
+    children = {"box_head": box_heads, "box_pooler": calls.watched_pooler(roi_heads.box_pooler)}
     return PooledHead(
         in_features=roi_heads.box_in_features,
         pooler=roi_heads.box_pooler,
@@ -99,6 +99,6 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
             stage(head, predictor)
             for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
         ],
-        traced=view_of(roi_heads, _TracedCascade, children=children, odam_trace=trace),
-        trace=trace,
+        traced=view_of(roi_heads, _TracedCascade, children=children, odam_calls=calls),
+        calls=calls,
     )

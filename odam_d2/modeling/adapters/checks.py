@@ -16,16 +16,16 @@ from torch import Tensor
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.conditions import require
+from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.precision import product_dtype
 from odam_d2.modeling.views import Call
-
-from .base import GENERAL_WAY, UnsupportedModelError
 
 __all__ = [
     "check_apart",
     "check_backbone",
     "check_decisions",
     "check_head",
+    "check_images",
     "check_levels",
     "check_outputs",
     "check_pooled",
@@ -124,9 +124,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and a.device == b.device and bool((a == b).all()))
 
 
-def check_backbone(
-    name: str, calls: Sequence[Call], features: dict[str, Tensor], images: Tensor | None
-) -> None:
+def check_backbone(name: str, calls: Sequence[Call], features: dict[str, Tensor]) -> None:
     """
     Refuse to explain when what the heads were given is not what the backbone returned.
 
@@ -134,7 +132,6 @@ def check_backbone(
         name: of the model and its own parts.
         calls: of the backbone; the last one counts.
         features: what the heads were given, by the backbone's names.
-        images: what the backbone should have read, where it is to run once more.
     """
     output = calls[-1].output if calls else None
     known = isinstance(output, dict) and output.keys() >= features.keys()
@@ -147,10 +144,19 @@ def check_backbone(
             f"{name}: features are changed between its backbone and its head, so that maps of what "
             f"the head reads would not be maps of the backbone's features; {GENERAL_WAY}"
         )
-    if images is None:
-        return
-    (read, *more), named = calls[-1].args, calls[-1].kwargs
-    if more or named or not (calls[-1].unchanged(read) and _equal(read, images)):
+
+
+def check_images(name: str, call: Call, images: Tensor) -> None:
+    """
+    Refuse to run a backbone once more when it read something else than these images, or more.
+
+    Args:
+        name: of the model and its own parts.
+        call: of the backbone.
+        images: (I, 3, H, W), what it should have read.
+    """
+    (read, *more), named = call.args, call.kwargs
+    if more or named or not (call.unchanged(read) and _equal(read, images)):
         raise UnsupportedModelError(
             f"{name}: its backbone does not read the preprocessed images alone, so there are no "
             f"maps on its layers or on the image; {GENERAL_WAY}"

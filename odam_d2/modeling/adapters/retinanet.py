@@ -10,15 +10,15 @@ from torch import Tensor
 
 from odam_d2.core.probabilities import Probability, sigmoid
 
-from .base import register_explainer
-from .dense import DenseExplainer
+from .base import register_adapter
+from .dense import DenseAdapter
 
-__all__ = ["RetinaNetExplainer"]
+__all__ = ["RetinaNetAdapter"]
 
 
-@register_explainer(RetinaNet)
-class RetinaNetExplainer(DenseExplainer):
-    """Explains RetinaNet."""
+@register_adapter(RetinaNet)
+class RetinaNetAdapter(DenseAdapter):
+    """RetinaNet."""
 
     head_type = RetinaNetHead
     towers = {"cls_score": "cls_subnet", "bbox_pred": "bbox_subnet"}  # noqa: RUF012

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,15 +16,21 @@ from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
 from tqdm import tqdm
 
+from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import precise
 from odam_d2.core.rise import reliability, rise_mask, similarity
 from odam_d2.files import read_torch, write_torch
 from odam_d2.fingerprint import describe, differences, digest, versions
+from odam_d2.modeling.adapters.base import Adapter
+from odam_d2.modeling.adapters.outputs import OutputsTrace
+from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
+from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
-from .settings import DRiseSettings
+from .registry import ODAM_METHOD_REGISTRY, Method
 
-__all__ = ["PROBABILITIES", "STRIDE", "d_rise_maps"]
+__all__ = ["PROBABILITIES", "STRIDE", "DRise", "d_rise_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,79 @@ PROBABILITIES = "class_probabilities"
 
 STRIDE = 4
 """Pixels per cell of the maps: masks vary no faster, and a sum of 5,000 fits into memory."""
+
+
+@dataclass(frozen=True)
+class DRise(Method):
+    """The method. It explains a detection as a whole, so all targets have the same map."""
+
+    settings: DRiseSettings = field(default_factory=DRiseSettings)
+
+    def algorithm(self, adapter: Adapter) -> str:
+        return "masked images"
+
+    def __call__(self, adapter: Adapter, trace: Trace | OutputsTrace, targets: Targets) -> OdamMaps:
+        if trace.detect is None:
+            raise InputError("D-RISE explains what was detected; boxes need another method")
+        detector = {
+            "model": adapter.model,
+            "norm_statistics": adapter.norm_statistics,  # which an NMS on maps goes by
+            "nms": trace.nms,
+        }
+        found = _detections(adapter, trace)
+
+        def detect(inputs: list[dict]) -> list[dict]:
+            return [{"instances": x} for x in _detections(adapter, trace.detect(inputs))]
+
+        return OdamMaps.cat(
+            [
+                d_rise_maps(detect, *of_image, tuple(targets.names), self.settings, detector)
+                for of_image in zip(trace.inputs, found, strict=True)
+            ]
+        )
+
+
+def _detections(adapter: Adapter, trace: Trace | OutputsTrace) -> list[Instances]:
+    """The detections of each image, with the probabilities of all classes where they are known."""
+    if not isinstance(trace, Trace):
+        return list(trace.instances)
+    found = [Instances(x.image_size, **x.get_fields()) for x in trace.instances]
+    for of_image in found:  # a dense detector clips boxes at the very end
+        of_image.pred_boxes = of_image.pred_boxes.clone()
+        of_image.pred_boxes.clip(of_image.image_size)
+    if not len(trace):
+        for of_image in found:
+            of_image.set(PROBABILITIES, of_image.scores.new_zeros(0, adapter.num_classes))
+        return found
+    decisions = adapter.decide(trace)
+    adapter.check_same(trace, decisions)
+    probabilities = decisions.probabilities[:, : adapter.num_classes].split(trace.counts())
+    for of_image, part in zip(found, probabilities, strict=True):
+        of_image.set(PROBABILITIES, part)
+    return found
+
+
+@ODAM_METHOD_REGISTRY.register()
+def d_rise(settings: ExplainSettings) -> DRise:
+    """D-RISE (Petsiuk et al., CVPR 2021)."""
+    for name, without in (("score", "probability"), ("smoothing_sigma", 0)):
+        if getattr(settings, name) != without:
+            raise InputError(
+                f"{settings.argument(name)} is {getattr(settings, name)!r}; D-RISE differentiates "
+                f"nothing, so it must be {without!r}"
+            )
+    if settings.layer:
+        raise InputError(
+            f"{settings.argument('method')} 'd_rise' makes maps on the image itself; leave "
+            f"{settings.argument('layer')} empty"
+        )
+    wrong = sorted(set(settings.targets) - {"class", "combined"})
+    if wrong:
+        raise InputError(
+            f"D-RISE explains a detection as a whole, so {settings.argument('targets')} must be "
+            f"'class' (or 'combined', which is the same map), not {', '.join(map(repr, wrong))}"
+        )
+    return DRise(settings.d_rise)
 
 
 class _Sums:
@@ -213,7 +292,7 @@ def _fingerprint(found: Instances, settings: DRiseSettings, detector: object) ->
     when it is looked at, and in which batches they come.
     """
     return {
-        "settings": describe(replace(settings, state_dir="")),
+        "settings": describe(replace(settings, state_dir="", named_by_keys=False)),
         "detector": digest(detector),
         "probabilities": digest(_probabilities(found, found)),
         "versions": versions(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
@@ -13,17 +12,18 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
+from odam_d2.modeling.adapters.pooled_heads import Regions, Stage
+from odam_d2.modeling.adapters.rcnn import RCNNAdapter
+from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.modeling.attribution.pooled import stage_windows
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
+from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import in_evaluation
-from odam_d2.modeling.views import view_of, with_replaced
+from odam_d2.modeling.views import Call, view_of, with_replaced
 
-from .pooled_heads import Regions, Stage, pooled_head
-from .rcnn_view import check_heads
+from .view import positives, training_view
 
-if TYPE_CHECKING:
-    from .rcnn import RCNNExplainer
-
-__all__ = ["rcnn_training_view"]
+__all__: list[str] = []
 
 
 # ROI heads that were seen to do with proposals what is explained, once, with a few of them.
@@ -31,26 +31,27 @@ _CHECKED: WeakSet[nn.Module] = WeakSet()
 _FEW = 2
 
 
-def rcnn_training_view(explainer: RCNNExplainer, training: OdamTraining) -> nn.Module:
-    """See ``Explainer.training_view``."""
+@training_view.register
+def _(adapter: RCNNAdapter, training: OdamTraining, settings: ExplainSettings) -> nn.Module:
     matched: list[tuple] = []
     predictors = {
         stage.predictor: view_of(
             stage.predictor, _RecordingPredictor, writes_to=stage.predictor, odam_matched=matched
         )
-        for stage in explainer.head.stages
+        for stage in adapter.head.stages
     }
-    roi_heads = explainer.model.roi_heads
+    roi_heads = adapter.model.roi_heads
     roi_heads = view_of(
         with_replaced(roi_heads, predictors),
         _TrainingHeads,
         writes_to=roi_heads,
-        odam_explainer=explainer,
+        odam_adapter=adapter,
         odam_loss=training,
         odam_matched=matched,
+        odam_settings=settings,
     )
     children = {"roi_heads": roi_heads}
-    return view_of(explainer.model, children=children, writes_to=explainer.original)
+    return view_of(adapter.model, children=children, writes_to=adapter.original)
 
 
 def _relu(x: Tensor) -> Tensor:
@@ -93,19 +94,25 @@ class _TrainingHeads:
         self.odam_matched.clear()
         proposals, losses = super().forward(images, features, proposals, targets)
         stages = _positives(
-            self.odam_explainer, images, features, self.odam_matched, self.odam_loss
+            self.odam_adapter,
+            images,
+            features,
+            self.odam_matched,
+            self.odam_loss,
+            self.odam_settings,
         )
         self.odam_matched.clear()
-        losses[LOSS] = self.odam_loss(stages, features[self.odam_explainer.feature_names[-1]])
+        losses[LOSS] = self.odam_loss(stages, features[self.odam_adapter.feature_names[-1]])
         return proposals, losses
 
 
 def _positives(
-    explainer: RCNNExplainer,
+    adapter: RCNNAdapter,
     images: ImageList,
     features: dict[str, Tensor],
     matched: Sequence[tuple],
     training: OdamTraining,
+    settings: ExplainSettings,
 ) -> list[list[Positives]]:
     """
     The positives of each stage and image, with their maps.
@@ -114,38 +121,65 @@ def _positives(
         features: of the backbone, (I, C, H, W) each, with a graph.
         matched: predictions and labelled proposals of each stage.
     """
-    levels = [features[name] for name in explainer.feature_names]
+    levels = [features[name] for name in adapter.feature_names]
     if not training.trains:
         levels = [level.detach() for level in levels]
     # The heads run as they will when they are explained: no dropout, batch norm with its running
     # statistics. So nothing that runs here changes a statistic or draws a random number.
-    with in_evaluation(explainer.model.roi_heads) as roi_heads:
-        explainer.head = pooled_head(_with_constant_masks(roi_heads))
-        if explainer.model.roi_heads not in _CHECKED:
-            few = [given[:_FEW] for given in matched[0][1]]
-            check_heads(explainer, images, features, few)
-            _CHECKED.add(explainer.model.roi_heads)
+    with in_evaluation(adapter.model.roi_heads) as roi_heads:
+        adapter = adapter.with_heads(_with_constant_masks(roi_heads))
+        if adapter.model.roi_heads not in _CHECKED:
+            _check_heads(adapter, images, features, [given[:_FEW] for given in matched[0][1]])
+            _CHECKED.add(adapter.model.roi_heads)
         return [
-            _stage_positives(explainer, stage, images, levels, *of_stage, training)
-            for stage, of_stage in zip(explainer.head.stages, matched, strict=True)
+            _stage_positives(adapter, stage, images, levels, *of_stage, training, settings)
+            for stage, of_stage in zip(adapter.head.stages, matched, strict=True)
         ]
 
 
+@torch.no_grad()
+def _check_heads(
+    adapter: RCNNAdapter,
+    images: ImageList,
+    features: dict[str, Tensor],
+    proposals: Sequence[Instances],
+) -> None:
+    """
+    Refuse ROI heads, in evaluation mode, that do something else with proposals than what is
+    explained.
+
+    Args:
+        features: what the heads read.
+        proposals: of each image; a few are enough.
+    """
+    boxes = [given.proposal_boxes for given in proposals]
+    if not any(map(len, boxes)):
+        return
+    classes = [torch.zeros(len(b), dtype=torch.int64, device=b.device) for b in boxes]
+    call = Call((images.tensor,), {}, features)
+    call.see((images.tensor, features))
+    recording = adapter.new_recording()
+    recording.backbone_calls.append(call)
+    heads = adapter.reading_heads(recording, boxes, classes, lambda trace: None)
+    heads.forward(images, features, list(proposals))
+
+
 def _stage_positives(
-    explainer: RCNNExplainer,
+    adapter: RCNNAdapter,
     stage: Stage,
     images: ImageList,
     features: list[Tensor],
     predictions: tuple[Tensor, Tensor],
     proposals: list[Instances],
     training: OdamTraining,
+    settings: ExplainSettings,
 ) -> list[Positives]:
     boxes, labels = [], []
     start = 0
     for given in proposals:
         of_image = tuple(part[start : start + len(given)].detach() for part in predictions)
         start += len(given)
-        found, of_labels = _labels(stage, of_image, given, explainer.num_classes)
+        found, of_labels = _labels(stage, of_image, given, adapter.num_classes)
         index = choose(of_labels, training.max_samples)
         boxes.append(found[index])
         labels.append(of_labels[index])
@@ -156,10 +190,13 @@ def _stage_positives(
     with torch.autocast(features[0].device.type, enabled=False):
         features = [precise(feature) for feature in features]
         regions = Regions(torch.cat([b.tensor for b in boxes])[:, None])
-        reading = explainer.read_regions(images, features, regions, classes)
-        gradient = _logit_gradients(explainer, stage, boxes, reading, training)
-        values, origins = explainer.stage_windows(reading, 0, gradient[:, None])
-        return explainer.positives(reading, (values.relu(), origins), labels, training.grid_stride)
+        trace = adapter.trace_regions(images, features, regions, classes)
+        gradient = _logit_gradients(adapter, stage, boxes, trace, training)
+        values, origins = stage_windows(
+            adapter, trace, 0, gradient[:, None], settings.smoothing_sigma, settings.max_bytes
+        )
+        windows = (values.relu(), origins)
+        return positives(adapter, trace, windows, labels, training.grid_stride)
 
 
 def _labels(
@@ -178,7 +215,13 @@ def _labels(
     return chosen, Labels.of_matches(classes, boxes, gt_boxes)
 
 
-def _logit_gradients(explainer, stage, boxes, reading, training) -> Tensor:
+def _logit_gradients(
+    adapter: RCNNAdapter,
+    stage: Stage,
+    boxes: Sequence[Boxes],
+    trace: Trace,
+    training: OdamTraining,
+) -> Tensor:
     """
     Derivative of each positive's class logit by its pooled feature, (N, C, R, S), with a graph to
     the head's weights where the loss is of second order.
@@ -186,7 +229,7 @@ def _logit_gradients(explainer, stage, boxes, reading, training) -> Tensor:
     Positives are pooled and read once more: a gradient through all the proposals of a batch would
     cost four times as much.
     """
-    pooled = explainer.head.pooler(reading.features, boxes)
+    pooled = adapter.head.pooler(trace.features, list(boxes))
     create_graph = training.second_order and training.trains
     with torch.enable_grad():
         if not create_graph:
@@ -194,6 +237,6 @@ def _logit_gradients(explainer, stage, boxes, reading, training) -> Tensor:
         if not pooled.requires_grad:
             pooled.requires_grad_()
         logits = stage.predict(pooled)[0]
-        chosen = logits.gather(1, reading.classes[:, None]).sum()
+        chosen = logits.gather(1, trace.classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, pooled, create_graph=create_graph)
     return gradient

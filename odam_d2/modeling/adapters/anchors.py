@@ -13,9 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from odam_d2.core.window_cells import OutputCells
 from odam_d2.modeling.conditions import require
+from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.views import class_name
-
-from .base import GENERAL_WAY, UnsupportedModelError
 
 __all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
 

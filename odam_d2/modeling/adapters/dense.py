@@ -1,0 +1,352 @@
+"""
+Dense detectors: what their head decides at an anchor. Towers of plain convolutions can be explained
+on windows, since an output reads a window of one level (design: "dense heads").
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from odam_d2.core.probabilities import Probability
+from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.views import Call, own_parts, versions, view_of, watched
+
+from .anchors import ORIGIN, Anchors, nearest_anchors
+from .base import ALL, NO_NMS
+from .checks import check_head, check_outputs
+from .dense_view import RecordedDecoding, RecordedDetector, kept_outputs
+from .head import HeadAdapter, Recording
+from .towers import TracedTower, is_local, is_plain, with_constant_statistics
+from .trace import Decisions, Trace
+
+__all__ = ["DenseAdapter", "DensePlaces", "DenseRecording"]
+
+Masks = Mapping[str, list[list[Tensor]]]
+"""For each tower and level, the derivative of what follows each of its convolutions."""
+
+
+@dataclass(frozen=True)
+class DensePlaces:
+    """
+    Where N detections of a dense detector were read.
+
+    Attributes:
+        anchors: of the detections.
+        outputs: what the head returned, for each predictor and level.
+        masks: of the towers, where windows can go through them.
+    """
+
+    anchors: Anchors
+    outputs: list[list[Tensor]] = field(repr=False)
+    masks: Masks = field(default_factory=dict, repr=False)
+
+    def select(self, index: Tensor) -> DensePlaces:
+        return replace(self, anchors=self.anchors.select(index))
+
+
+@dataclass
+class DenseRecording(Recording):
+    """
+    Attributes:
+        head_calls: the last call of the head.
+        masks: see :class:`DensePlaces`.
+    """
+
+    head_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
+    masks: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+
+
+class DenseAdapter(HeadAdapter):
+    """
+    Dense detectors whose head is made of towers of convolutions and predictors that read them. A
+    family names these, in the order of the head's outputs, and says what scores are. The places of
+    a trace are :class:`DensePlaces`.
+
+    Attributes:
+        head_type: the head whose ``forward`` the towers describe.
+        towers: for each of the head's outputs, predictor and the tower that it reads. The first
+            one gives class logits, the second one what boxes are decoded from.
+        local: whether windows can go through the towers of this very head.
+    """
+
+    head_type: ClassVar[type[nn.Module]]
+    towers: ClassVar[Mapping[str, str]]
+
+    def __init__(self, model: DenseDetector, norm_statistics: str = "constant"):
+        super().__init__(model, norm_statistics)
+        self.local = self._is_local(constant=norm_statistics == "constant")
+
+    def _is_local(self, *, constant: bool) -> bool:
+        return is_plain(self.model.head, self.head_type) and all(
+            is_local(self.tower(name), self.predictors(name), constant=constant)
+            for name in self.tower_names
+        )
+
+    @property
+    @abstractmethod
+    def output_sizes(self) -> list[int]:
+        """Outputs for each anchor of each predictor, such as K and 4."""
+
+    @abstractmethod
+    def scores(self, outputs: list[Tensor], kind: str) -> Tensor:
+        """
+        Class scores (N, K) of anchors.
+
+        Args:
+            outputs: of each predictor (N, size), before any sigmoid.
+            kind: "probability", what detections are ranked by, or "logit".
+        """
+
+    def closed_form(
+        self, outputs: list[Tensor], labels: Tensor
+    ) -> tuple[Probability, Sequence[Tensor]] | None:
+        """
+        The probabilities that :meth:`scores` computes in a form whose derivative is right near 0
+        and 1 too, where there is one, see ``Decisions.closed_form``. Who overrides :meth:`scores`
+        overrides this, or it is not used.
+
+        Args:
+            outputs: as for :meth:`scores`.
+            labels: (N,), class ids.
+        """
+        return None
+
+    @property
+    def name(self) -> str:
+        return own_parts(self.model, self.model.head)
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes
+
+    @property
+    def feature_names(self) -> list[str]:
+        return list(self.model.head_in_features)
+
+    @property
+    def strides(self) -> list[float]:
+        shape = self.model.backbone.output_shape()
+        return [float(shape[name].stride) for name in self.feature_names]
+
+    @property
+    def tower_names(self) -> list[str]:
+        """Of the towers of the head."""
+        return [
+            name for name in sorted(set(self.towers.values())) if hasattr(self.model.head, name)
+        ]
+
+    def tower(self, name: str) -> nn.Sequential:
+        return getattr(self.model.head, name)
+
+    def predictors(self, tower: str) -> list[nn.Conv2d]:
+        """What reads a tower, in the order of the head's outputs."""
+        return [getattr(self.model.head, p) for p, of in self.towers.items() if of == tower]
+
+    def new_recording(self, **fields) -> DenseRecording:
+        return DenseRecording(**fields)
+
+    def recorded_view(self, recording: DenseRecording) -> nn.Module:
+        state = {}
+        if recording.choose is not None:
+            state = {"test_nms_thresh": NO_NMS, "max_detections_per_image": ALL}
+
+        def inference(infer, images, features, predictions) -> list[Instances]:
+            results, trace = self._detect(recording, infer, images, features, predictions)
+            if recording.choose is not None:
+                limits = (self.model.test_nms_thresh, self.model.max_detections_per_image)
+                results, rows = recording.choose(trace, results, *limits)
+                trace = trace.select(rows)
+            for found in results:
+                found.remove(ORIGIN)
+            recording.add(trace, results)
+            return results
+
+        children = self._recorded_children(recording)
+        state["odam_inference"] = inference
+        return view_of(self.model, RecordedDetector, children=children, **state)
+
+    def _recorded_children(self, recording: DenseRecording) -> dict[str, nn.Module]:
+        """Backbone and head, for a view of the model: what they read and return is recorded."""
+        head = watched(self.traced_head(recording.masks), recording.head_calls)
+        return {"backbone": self.watched_backbone(recording), "head": head}
+
+    def _detect(
+        self,
+        recording: DenseRecording,
+        infer: Callable,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: Sequence[list[Tensor]],
+    ) -> tuple[list[Instances], Trace]:
+        """
+        Detections with the field :data:`ORIGIN`, and where they were read.
+
+        Args:
+            infer: ``forward_inference`` of the detector, which gets the rest.
+        """
+        self.check_features(recording, dict(zip(self.feature_names, features, strict=False)))
+        sizes = self.output_sizes
+        chosen = check_head(self.name, recording.head_calls, features, predictions, sizes)
+        outputs = kept_outputs(chosen, sizes)
+        results = infer(images, features, predictions)
+        if not all(found.has(ORIGIN) for found in results):
+            raise UnsupportedModelError(
+                f"{self.name}: its detections are chosen in its own way, so that the anchors that "
+                f"they come from are not known; {GENERAL_WAY}"
+            )
+        origins = [found.get(ORIGIN) for found in results]
+        classes = [found.pred_classes for found in results]
+        trace = self.trace_anchors(recording, images, features, outputs, origins, classes)
+        return results, trace
+
+    def traced_head(self, masks: dict[str, list[list[Tensor]]]) -> nn.Module:
+        """
+        The head, which adds to ``masks`` when it runs. It does whenever windows can go through
+        towers with constant statistics, in which maps are compared whatever is explained.
+        """
+        if not self._is_local(constant=True):
+            return self.model.head
+        masks.update({tower: [] for tower in self.towers.values()})
+        traced = {
+            tower: view_of(self.tower(tower), TracedTower, odam_masks=of_tower)
+            for tower, of_tower in masks.items()
+        }
+        return view_of(self.model.head, children=traced)
+
+    def trace_boxes(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Trace:
+        """By the model's own inference; what it decodes at the boxes' anchors is compared."""
+        if not any(map(len, boxes)):
+            return super().trace_boxes(batched_inputs, boxes, classes)
+        recording, given = self.new_recording(), []
+
+        def inference(infer, images, features, predictions) -> list[Instances]:
+            view.odam_decoded.clear()
+            results, trace = self._detect(recording, infer, images, features, predictions)
+            recording.add(trace, results)
+            if len(trace):
+                self.check_same(recording.traces[-1], self.decide(trace))
+            anchors = self.model.anchor_generator(features)
+            origins = [self.nearest(of_image, anchors) for of_image in boxes]
+            outputs = trace.places.outputs
+            at = self.trace_anchors(recording, images, features, outputs, origins, classes)
+            decoded = view.odam_at(origins, classes, images.image_sizes)
+            self.check_same(replace(at, instances=decoded), self.decide(at))
+            given.append(at)
+            return results
+
+        children = self._recorded_children(recording)
+        state = {"odam_inference": inference, "odam_decoded": []}
+        view = view_of(self.model, RecordedDecoding, children=children, **state)
+        outputs = view.forward(batched_inputs)
+        if len(given) != 1:
+            raise UnsupportedModelError(
+                f"{self.name} does not decode all images at once, so that boxes cannot be given; "
+                f"{GENERAL_WAY}"
+            )
+        check_outputs(self.name, outputs, recording.returned)
+        return given[0]
+
+    def trace_given(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        boxes: Sequence[Boxes],
+        classes: Sequence[Tensor],
+    ) -> Trace:
+        recording = self.new_recording()
+        outputs = list(self.traced_head(recording.masks)(features))
+        anchors = self.model.anchor_generator(features)
+        origins = [self.nearest(of_image, anchors) for of_image in boxes]
+        return self.trace_anchors(recording, images, features, outputs, origins, classes)
+
+    def trace_anchors(
+        self,
+        recording: DenseRecording,
+        images: ImageList,
+        features: list[Tensor],
+        outputs: list[list[Tensor]],
+        origins: Sequence[Tensor],
+        classes: Sequence[Tensor],
+    ) -> Trace:
+        """
+        Args:
+            recording: of the run.
+            outputs: of the head, for each predictor and level.
+            origins: for each image (n, 2), see :data:`ORIGIN`.
+            classes: for each image (n,).
+        """
+        chosen = self.anchors_at(features, origins)
+        return Trace(
+            images=images.tensor,
+            image_sizes=images.image_sizes,
+            features=features,
+            image=chosen.cells.image,
+            classes=torch.cat(list(classes)),
+            levels=chosen.cells.level[:, None],
+            places=DensePlaces(chosen, outputs, dict(recording.masks)),
+            backbone=recording.backbone_calls[-1] if recording.backbone_calls else None,
+            versions=versions(features),
+        )
+
+    def nearest(self, boxes: Boxes, anchors: list[Boxes]) -> Tensor:
+        """(N, 2) level and index of the anchor that would be trained to find each box."""
+        return nearest_anchors(boxes, anchors)
+
+    def anchors_at(self, features: list[Tensor], origins: Sequence[Tensor]) -> Anchors:
+        """
+        Args:
+            origins: for each image (n, 2), see :data:`ORIGIN`.
+        """
+        anchors = self.model.anchor_generator(features)
+        per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
+        widths = [feature.shape[-1] for feature in features]
+        return Anchors.of_origins(list(origins), anchors, widths, per_cell)
+
+    def retrace(self, trace: Trace) -> Trace:
+        trace = super().retrace(trace)
+        masks: dict[str, list[list[Tensor]]] = {}
+        outputs = list(self.traced_head(masks)(trace.features))
+        return replace(trace, places=replace(trace.places, outputs=outputs, masks=masks))
+
+    def evaluate(self, features: list[Tensor], trace: Trace) -> Decisions:
+        head = self.model.head
+        if self.norm_statistics == "constant":
+            towers = {name: with_constant_statistics(self.tower(name)) for name in self.tower_names}
+            head = view_of(head, children=towers)
+        return self.decide_outputs(self.outputs_at(head(features), trace), trace)
+
+    def decide(self, trace: Trace) -> Decisions:
+        return self.decide_outputs(self.outputs_at(trace.places.outputs, trace), trace)
+
+    def outputs_at(self, predictions: Sequence[list[Tensor]], trace: Trace) -> list[Tensor]:
+        """Outputs (N, size) of each predictor at the detections' anchors."""
+        sizes, anchors = self.output_sizes, trace.places.anchors
+        return [anchors.read(p, n) for p, n in zip(predictions, sizes, strict=True)]
+
+    def decide_outputs(self, outputs: list[Tensor], trace: Trace) -> Decisions:
+        """What outputs (N, size) of each predictor, at the detections' anchors, say."""
+        boxes = self.model.box2box_transform.apply_deltas(outputs[1], trace.places.anchors.boxes)
+        known = issubclass(_definer(type(self), "closed_form"), _definer(type(self), "scores"))
+        return Decisions(
+            classes=trace.classes,
+            probabilities=self.scores(outputs, "probability"),
+            boxes=boxes,
+            logits=self.scores(outputs, "logit"),
+            closed_form=(lambda labels: self.closed_form(outputs, labels)) if known else None,
+        )
+
+
+def _definer(adapter: type, method: str) -> type:
+    """The class among an adapter's bases whose method it is."""
+    return next(base for base in adapter.__mro__ if method in vars(base))

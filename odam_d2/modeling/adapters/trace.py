@@ -1,0 +1,150 @@
+"""What is kept of one run of a detector: all that explaining its detections needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+from odam_d2.core.probabilities import Probability
+from odam_d2.modeling.views import Call
+
+__all__ = ["FINAL_SCORES", "ROW", "ClosedForm", "Decisions", "Places", "Trace", "split_by_image"]
+
+T = TypeVar("T")
+
+ROW = "odam_row"
+"""Field of detections on their way out of a model: (N,), their rows of all traces of the run."""
+
+FINAL_SCORES = "odam_final_scores"
+"""Field of detections that leave the head with other scores than their own, as by soft NMS."""
+
+ClosedForm = Callable[[Tensor], tuple[Probability, Sequence[Tensor]] | None]
+"""
+Gets class ids (N,); returns the probabilities of these classes in a form whose derivative is right
+near 0 and 1 too, and the logits that they are functions of; None where there is no such form.
+"""
+
+
+class Places(Protocol):
+    """Where N detections were read, in terms of their family, and what was read there."""
+
+    def select(self, index: Tensor) -> Places:
+        """Those of some of the detections, (n,) int64."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """
+    N detections of a batch of I images, ordered by image, as one run of a model read them. Plain
+    data: whoever has it needs nothing else of the run.
+
+    Attributes:
+        images: (I, 3, H, W), what the backbone read.
+        image_sizes: (height, width) of each image without padding.
+        features: what the head read, one (I, C, H, W) for each level, the finest first.
+        image: (N,) int64, the image of each detection.
+        classes: (N,) int64.
+        levels: (N, S) int64, indices into ``features`` of the levels that a detection was read
+            from; S is one, unless the head has stages.
+        places: where each detection was read, and what was kept there.
+        backbone: the call of the backbone that gave the features; None where that is not known.
+        versions: of the features, by which it is seen whether they were written to since.
+        instances: the detections of each image as they left the head, boxes in pixels of the
+            network's input; None for boxes that somebody gave.
+        inputs: what the model got, in Detectron2's input format.
+        detect: runs the model in the same way on other inputs; None for given boxes.
+        nms: what chose the detections in the place of the model's own NMS, if anything did.
+    """
+
+    images: Tensor
+    image_sizes: list[tuple[int, int]]
+    features: list[Tensor]
+    image: Tensor
+    classes: Tensor
+    levels: Tensor
+    places: Places
+    backbone: Call | None = field(default=None, repr=False)
+    versions: tuple[int, ...] = ()
+    instances: Sequence[Instances] | None = None
+    inputs: Sequence[dict] = ()
+    detect: Callable[[list[dict]], Trace] | None = field(default=None, repr=False)
+    nms: object = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(self, index: Tensor) -> Trace:
+        """Some of the detections, in increasing order; they are given places from then on."""
+        chosen = {name: getattr(self, name)[index] for name in ("image", "classes", "levels")}
+        return replace(self, places=self.places.select(index), instances=None, **chosen)
+
+    def counts(self) -> list[int]:
+        """Detections of each image."""
+        if self.instances is not None:
+            return [len(found) for found in self.instances]
+        return self.image.bincount(minlength=len(self.image_sizes)).tolist()
+
+    @staticmethod
+    def image_of(instances: Sequence[Sequence], device: torch.device) -> Tensor:
+        """(N,) index of the image that each of the detections of all images belongs to."""
+        counts = torch.tensor([len(found) for found in instances], device=device)
+        return torch.repeat_interleave(
+            torch.arange(len(instances), device=device),
+            counts,
+            output_size=sum(map(len, instances)),
+        )
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """
+    What a head says of N detections, with a graph to what it read.
+
+    Attributes:
+        classes: (N,) int64, of the detections.
+        probabilities: (N, K) or more columns, by which detections are scored.
+        boxes: (N, 4), XYXY in pixels of the network's input, not clipped.
+        logits: (N, K) or more columns, before any softmax or sigmoid; None where there are none.
+        closed_form: of the probabilities, where it is known.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    boxes: Tensor
+    logits: Tensor | None = None
+    closed_form: ClosedForm | None = field(default=None, repr=False)
+
+    @property
+    def scores(self) -> Tensor:
+        """(N,), probability of each detection's class."""
+        return self.probabilities.gather(1, self.classes[:, None]).squeeze(1)
+
+    def detach(self) -> Decisions:
+        """Without the graph, and without what needs it."""
+        logits = None if self.logits is None else self.logits.detach()
+        return Decisions(self.classes, self.probabilities.detach(), self.boxes.detach(), logits)
+
+    @staticmethod
+    def cat(parts: Sequence[Decisions]) -> Decisions:
+        """Of several groups of detections by one head, without a graph."""
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Decisions(
+            torch.cat([part.classes for part in parts]),
+            torch.cat([part.probabilities for part in parts]),
+            torch.cat([part.boxes for part in parts]),
+            torch.cat(logits) if len(logits) == len(parts) else None,
+        )
+
+
+def split_by_image(fields: T, counts: list[int]) -> list[T]:
+    """Cut what can be sliced along N into one piece for each image."""
+    pieces, start = [], 0
+    for count in counts:
+        pieces.append(fields[start : start + count])
+        start += count
+    return pieces

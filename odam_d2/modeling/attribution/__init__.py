@@ -1,0 +1,21 @@
+"""
+Methods that make heat maps of what an adapter knows of a detector, one file each, and their
+registry. Importing this package registers them.
+"""
+
+from . import pooled, windows  # noqa: F401  -- register faster ways
+from .d_rise import DRise
+from .gradients import GradientMethod, ImageGradientMethod
+from .head_maps import algorithm, head_maps
+from .registry import ODAM_METHOD_REGISTRY, Method, method_names
+
+__all__ = [
+    "ODAM_METHOD_REGISTRY",
+    "DRise",
+    "GradientMethod",
+    "ImageGradientMethod",
+    "Method",
+    "algorithm",
+    "head_maps",
+    "method_names",
+]

@@ -1,0 +1,169 @@
+"""Methods that make maps of gradients: ODAM, Grad-CAM, Grad-CAM++ and the input gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from odam_d2.core import cam
+from odam_d2.core.errors import InputError
+from odam_d2.modeling.adapters.base import Adapter
+from odam_d2.modeling.adapters.head import HeadAdapter
+from odam_d2.modeling.adapters.outputs import OutputsAdapter, OutputsTrace
+from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.modeling.precision import runs_in_half
+from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.targets import Targets
+from odam_d2.structures import OdamMaps
+
+from .geometry import level_geometry
+from .head_maps import Rule, algorithm, autograd_head_maps, head_maps
+from .output_maps import output_maps
+from .registry import ODAM_METHOD_REGISTRY, Method
+from .whole_maps import image_maps, layer_maps
+
+__all__ = ["GradientMethod", "ImageGradientMethod", "in_full_precision"]
+
+
+@dataclass(frozen=True)
+class GradientMethod(Method):
+    """
+    Makes maps of gradients by a feature map and of that map.
+
+    Attributes:
+        rule: from both to a map, see :mod:`odam_d2.core.cam`.
+        layer: of the backbone, on whose output maps are made; empty for what the head reads.
+        smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
+        max_bytes: bound on temporary tensors.
+    """
+
+    rule: Rule = cam.odam
+    layer: str = ""
+    smoothing_sigma: float = 0.0
+    max_bytes: int = 2**26
+
+    @classmethod
+    def of(cls, rule: Rule, settings: ExplainSettings) -> GradientMethod:
+        return cls(rule, settings.layer, settings.smoothing_sigma, settings.max_bytes)
+
+    def check(self, adapter: Adapter, targets: Targets) -> None:
+        if self.layer or isinstance(adapter, OutputsAdapter):
+            adapter.check_layer(self.layer)
+
+    def algorithm(self, adapter: Adapter) -> str:
+        layer = adapter.layer_or_default(self.layer)
+        if layer:
+            return f"autograd at {layer}"
+        return algorithm(adapter) if self.rule is cam.odam else "autograd"
+
+    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+        if isinstance(trace, OutputsTrace):
+            layer = adapter.layer_or_default(self.layer)
+            return _maps_of_outputs(self, adapter, trace, targets, layer)
+        with in_full_precision(adapter, trace) as (adapter, trace):
+            limits = (self.smoothing_sigma, self.max_bytes)
+            # ODAM's own rule is linear in the gradient, which the faster ways rely on.
+            rule = None if self.rule is cam.odam else self.rule
+            if self.layer:
+                return layer_maps(adapter, trace, targets, self.layer, *limits, rule)
+            if rule is None:
+                maps = head_maps(adapter, trace, targets, *limits)
+            else:
+                maps = autograd_head_maps(adapter, trace, targets, *limits, rule)
+            adapter.check_same(trace, maps.decisions)
+            geometry = level_geometry(adapter, trace, maps.origins)
+            return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
+
+
+@dataclass(frozen=True)
+class ImageGradientMethod(Method):
+    """
+    Makes maps of gradients by the images.
+
+    Attributes:
+        rule, smoothing_sigma, max_bytes: as for :class:`GradientMethod`; ``rule`` gives no negative
+            values.
+    """
+
+    rule: Rule = cam.largest_gradient
+    smoothing_sigma: float = 0.0
+    max_bytes: int = 2**26
+
+    def algorithm(self, adapter: Adapter) -> str:
+        return "autograd at the image"
+
+    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+        if isinstance(trace, OutputsTrace):
+            return _maps_of_outputs(self, adapter, trace, targets, None)
+        with in_full_precision(adapter, trace) as (adapter, trace):
+            limits = (self.smoothing_sigma, self.max_bytes)
+            return image_maps(adapter, trace, targets, *limits, self.rule)
+
+
+def _maps_of_outputs(
+    method: GradientMethod | ImageGradientMethod,
+    adapter: OutputsAdapter,
+    trace: OutputsTrace,
+    targets: Targets,
+    layer: str | None,
+) -> OdamMaps:
+    def outputs(inputs: list[dict]) -> list[torch.Tensor]:
+        # Nothing says how their probabilities come from logits.
+        decided = [replace(x, closed_form=None) for x in trace.decide(inputs)]
+        return [
+            torch.stack([scalar.values for scalar in targets.of(of_image)], dim=1)
+            for of_image in decided
+        ]
+
+    names = [target.name for target in targets]
+    limits = (method.smoothing_sigma, method.max_bytes)
+    found = output_maps(adapter.model, trace.inputs, outputs, layer, names, method.rule, *limits)
+    return targets.maps(found.values, **found.fields)
+
+
+@contextmanager
+def in_full_precision(adapter: HeadAdapter, trace: Trace) -> Iterator[tuple[HeadAdapter, Trace]]:
+    """
+    The same adapter and trace, or where the detector ran in half precision, those of a copy of it
+    in full precision. Autocast is off inside.
+    """
+    if not runs_in_half(trace.features[0]):
+        yield adapter, trace
+        return
+    # In full precision scores are others: what was detected is compared in its own.
+    adapter.check_same(trace, adapter.decide(trace))
+    with torch.autocast(trace.features[0].device.type, enabled=False):
+        precise = adapter.in_full_precision()
+        yield precise, precise.retrace(trace)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def odam(settings: ExplainSettings) -> GradientMethod:
+    """ODAM as published (Zhao and Chan, ICLR 2023)."""
+    return GradientMethod.of(cam.odam, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def grad_cam(settings: ExplainSettings) -> GradientMethod:
+    """Grad-CAM (Selvaraju et al., ICCV 2017)."""
+    return GradientMethod.of(cam.grad_cam, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
+    """Grad-CAM++ (Chattopadhay et al., WACV 2018)."""
+    return GradientMethod.of(cam.grad_cam_pp, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def input_gradient(settings: ExplainSettings) -> ImageGradientMethod:
+    """The gradient by the image (Simonyan et al., 2014)."""
+    if settings.layer:
+        raise InputError(
+            f"{settings.argument('method')} 'input_gradient' makes maps on the image itself; leave "
+            f"{settings.argument('layer')} empty"
+        )
+    return ImageGradientMethod(cam.largest_gradient, settings.smoothing_sigma, settings.max_bytes)

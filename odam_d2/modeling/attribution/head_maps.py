@@ -1,0 +1,144 @@
+"""
+Heat maps on the features that a head read: by one backward pass of the head for each map, which
+every head allows, or in a faster way that a family allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.windows import join_windows, refined
+from odam_d2.modeling.adapters.checks import check_levels
+from odam_d2.modeling.adapters.head import HeadAdapter
+from odam_d2.modeling.adapters.trace import Decisions, Trace
+from odam_d2.modeling.targets import Differentiable, Targets
+
+__all__ = ["HeadMaps", "Rule", "algorithm", "autograd_head_maps", "gradient_maps", "head_maps"]
+
+Rule = Callable[..., Tensor]
+"""From a gradient and a feature map to a map with its sign, see :mod:`odam_d2.core.cam`."""
+
+
+class HeadMaps(NamedTuple):
+    """
+    Maps of N detections and T targets on windows.
+
+    Attributes:
+        values: (N, T, h, w), not negative, up to the factor ``2 ** exponents``.
+        origins: (N, 2), the (row, column) of each window on the finest level that the detection was
+            read from.
+        exponents, saturated: (N, T), of the scalars, see :class:`Differentiable`.
+        decisions: of the detections, from which the maps were made, without a graph.
+    """
+
+    values: Tensor
+    origins: Tensor
+    exponents: Tensor
+    saturated: Tensor
+    decisions: Decisions
+
+    @classmethod
+    def of(
+        cls,
+        values: Tensor,
+        origins: Tensor,
+        scalars: Sequence[Differentiable],
+        decisions: Decisions,
+    ) -> HeadMaps:
+        exponents = torch.stack([scalar.exponents for scalar in scalars], dim=1)
+        saturated = torch.stack([scalar.saturated for scalar in scalars], dim=1)
+        return cls(values, origins, exponents, saturated, decisions.detach())
+
+
+@singledispatch
+def head_maps(
+    adapter: HeadAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
+) -> HeadMaps:
+    """
+    ODAM's maps of N > 0 detections. A faster way for a family of adapters is registered here.
+
+    Args:
+        sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
+        max_bytes: bound on temporary tensors.
+    """
+    return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
+
+
+@singledispatch
+def algorithm(adapter: HeadAdapter) -> str:
+    """How :func:`head_maps` works for an adapter."""
+    return "autograd"
+
+
+@torch.enable_grad()
+def autograd_head_maps(
+    adapter: HeadAdapter,
+    trace: Trace,
+    targets: Targets,
+    sigma: float,
+    max_bytes: int,
+    rule: Rule | None = None,
+) -> HeadMaps:
+    """As :func:`head_maps`, or by another rule, by one backward pass of the head for each map."""
+    leaves = [feature.detach().requires_grad_() for feature in trace.features]
+    decisions = adapter.evaluate(leaves, trace)
+    scalars = targets.of(decisions)
+    parts = []
+    read = trace.levels.sort(dim=1).values
+    for levels in read.unique(dim=0):
+        index = (read == levels).all(dim=1).nonzero().squeeze(1)
+        origins = trace.image.new_zeros((len(index), 2))
+        finest = int(levels[0])
+        height, width = leaves[finest].shape[-2:]
+        total = scalars[0].values.new_zeros((len(index), len(scalars), height, width))
+        others = sorted(set(range(len(leaves))) - set(levels.tolist()))
+        values = torch.stack([scalar.values[index] for scalar in scalars], dim=1)
+        check_levels(adapter.name, values, [leaves[number] for number in others])
+        for level in levels.unique().tolist():
+            maps = gradient_maps(scalars, leaves[level], trace.image, index, sigma, max_bytes, rule)
+            ratio = round(adapter.strides[level] / adapter.strides[finest])
+            maps = refined(maps, ratio)
+            total += maps[..., :height, :width]
+        parts.append((index, total.relu_(), origins))
+    return HeadMaps.of(*join_windows(parts, len(trace)), scalars, decisions)
+
+
+def gradient_maps(
+    scalars: Sequence[Differentiable],
+    leaf: Tensor,
+    image: Tensor,
+    index: Tensor | slice,
+    sigma: float,
+    max_bytes: int,
+    rule: Rule | None = None,
+) -> Tensor:
+    """
+    Signed maps (n, T, H, W) of some of N detections on one feature map.
+
+    Args:
+        scalars: of the T targets, with a graph.
+        leaf: (I, C, H, W).
+        image: (N,).
+        index: which detections.
+        rule: None for the sum of gradient times feature over the channels.
+    """
+    maps = [
+        gradient_heat_maps(
+            scalar.values[index],
+            leaf,
+            image[index],
+            sigma,
+            signed=True,
+            max_bytes=max_bytes,
+            weigh=rule,
+            scale=None if rule is None else torch.exp2(scalar.exponents[index]),
+        )
+        for scalar in scalars
+    ]
+    return torch.stack(maps, dim=1)
