@@ -5,62 +5,87 @@ Cell (v, u) of a map of stride s has its centre at input pixel ((u + 0.5) s, (v 
 continuous coordinates where pixel (y, x) has its centre at (x + 0.5, y + 0.5). Everything here
 follows that rule; the ratio of two sizes is never used, because padded images and ceil-ed pyramid
 levels make it wrong.
+
+Instances of all levels and images go at once, so that nothing waits for a GPU.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["axis_weights", "place_windows"]
+__all__ = ["Axis", "place_windows", "window_weights"]
 
 
-def axis_weights(cells: int, stride: float, count: int, step: float, like: Tensor) -> Tensor:
+class Axis(NamedTuple):
     """
-    Weights that resample one axis linearly.
+    One axis of N windows, each on a feature map of its own.
+
+    Attributes:
+        first: (N,) integers, the window's first cell; it may lie outside of the map.
+        cells: (N,) integers, cells of the whole map.
+        stride: (N,), input pixels per cell.
+        step: (N,) or a number, input pixels per output sample.
+    """
+
+    first: Tensor
+    cells: Tensor
+    stride: Tensor
+    step: Tensor | float
+
+
+def window_weights(axis: Axis, length: int, count: int) -> Tensor:
+    """
+    Weights that resample windows linearly along an axis.
 
     Output sample j lies at input pixel ``(j + 0.5) * step``. Where samples are no coarser than the
     cells, this is linear interpolation with the border held; where they are coarser, the triangle
     widens to the spacing of the samples, so that no cell is skipped.
 
     Args:
-        cells: number of cells along this axis of the whole feature map.
-        stride: input pixels per cell.
+        axis: of N windows.
+        length: cells of each window.
         count: number of output samples.
-        step: input pixels per output sample.
-        like: dtype and device of the result.
 
     Returns:
-        (count, cells), each row of sum one.
+        (N, count, length) float64. Over the cells of a whole map, weights of a sample are of sum
+        one; cells outside of the map have none.
     """
-    positions = (torch.arange(count, dtype=torch.float64, device=like.device) + 0.5) * step
-    positions = (positions / stride - 0.5).clamp(0, cells - 1)
-    centres = torch.arange(cells, dtype=torch.float64, device=like.device)
-    reach = max(1.0, step / stride)
-    weights = (1 - (positions[:, None] - centres).abs() / reach).clamp(min=0)
-    return (weights / weights.sum(dim=1, keepdim=True)).to(like.dtype)
+    device = axis.first.device
+    ratio = (axis.step / axis.stride.double())[:, None]  # cells per sample
+    last = axis.cells[:, None] - 1
+    positions = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * ratio - 0.5
+    positions = positions.clamp(min=0).minimum(last)
+    reach = ratio.clamp(min=1)
+    centres = axis.first[:, None] + torch.arange(length, device=device)
+    inside = (centres >= 0) & (centres <= last)
+    distances = (positions[..., None] - centres[:, None]).abs_()
+    weights = distances.div_(-reach[..., None]).add_(1).clamp_(min=0)
+    return weights.mul_(inside[:, None]).div_(_triangle_sum(positions, reach, last)[..., None])
 
 
-def place_windows(values: Tensor, origins: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _triangle_sum(positions: Tensor, reach: Tensor, last: Tensor) -> Tensor:
+    """Sum over the cells k from 0 to ``last`` of ``1 - |position - k| / reach``, where positive."""
+    middle = positions.floor()
+    low = (positions - reach).ceil().clamp(min=0)
+    high = (positions + reach).floor().minimum(last)
+    left, right = middle - low + 1, high - middle  # cells on each side
+    below = left * (1 - (positions - (low + middle) / 2) / reach)
+    above = right * (1 - ((middle + 1 + high) / 2 - positions) / reach)
+    return below + above
+
+
+def place_windows(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
-    Resample windows of one feature map with the axis weights of the whole map.
+    Resample windows with weights of both axes.
 
     Args:
-        values: (N, T, h, w), maps on windows; cells that stick out of the feature map are ignored.
-        origins: (N, 2), (row, column) of each window's first cell on the feature map.
-        rows: (P, H), :func:`axis_weights` of the vertical axis, H cells.
-        columns: (Q, W), of the horizontal axis.
+        values: (N, T, h, w), maps on windows.
+        rows: (N, P, h), :func:`window_weights` of the vertical axis.
+        columns: (N, Q, w), of the horizontal axis.
 
     Returns:
         (N, T, P, Q).
     """
-    height, width = values.shape[-2:]
-    vertical = _window_columns(rows, origins[:, 0], height)  # (N, P, h)
-    horizontal = _window_columns(columns, origins[:, 1], width)  # (N, Q, w)
-    return torch.einsum("nph,nthw,nqw->ntpq", vertical, values, horizontal)
-
-
-def _window_columns(weights: Tensor, first: Tensor, length: int) -> Tensor:
-    """Columns first[i] .. first[i] + length of ``weights`` (P, H), zero beyond: (N, P, length)."""
-    index = first[:, None] + torch.arange(length, device=first.device)  # (N, length)
-    inside = (index >= 0) & (index < weights.shape[1])
-    picked = weights.t()[index.clamp(0, weights.shape[1] - 1)]  # (N, length, P)
-    return (picked * inside[..., None]).transpose(1, 2)
+    rows, columns = rows.to(values.dtype), columns.to(values.dtype)
+    return torch.einsum("nph,nthw,nqw->ntpq", rows, values, columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,14 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from odam_d2.core.heatmap import normalize
-from odam_d2.core.resample import axis_weights, place_windows
+from odam_d2.core.resample import Axis, place_windows, window_weights
 
 __all__ = ["OdamMaps"]
 
 _TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated")
-
-Axes = Callable[[Sequence[float]], Sequence[tuple[int, float]]]
-"""Of the size of an image: for each axis how many samples, and network-input pixels per sample."""
 
 
 class OdamMaps:
@@ -174,9 +171,11 @@ class OdamMaps:
         if not isinstance(targets, (list, tuple)):
             raise ValueError(f"targets are {targets!r}; they must be names of {self.targets}")
         index = [self.target_index(target) for target in targets]
-        return self._replace(
-            targets, values=self.values[:, index], saturated=self.saturated[:, index]
-        )
+
+        def chosen(x: Tensor) -> Tensor:  # not by a list, which is copied to the device
+            return torch.stack([x[:, at] for at in index], dim=1) if index else x[:, :0]
+
+        return self._replace(targets, values=chosen(self.values), saturated=chosen(self.saturated))
 
     def normalized(self) -> OdamMaps:
         """Each map scaled to a maximum of one: for looking, not for comparing instances."""
@@ -198,11 +197,8 @@ class OdamMaps:
             raise ValueError(
                 f"the size is {height!r} x {width!r}; it must be whole pixels, 1 or more"
             )
-
-        def axes(image_size: Sequence[float]) -> list[tuple[int, float]]:
-            return [(height, image_size[0] / height), (width, image_size[1] / width)]
-
-        return self._render(axes, (height, width))
+        rows, columns = self.image_sizes.double().unbind(dim=1)
+        return self._render((rows / height, columns / width), (height, width))
 
     def on_grid(self, stride: float) -> Tensor:
         """
@@ -214,12 +210,12 @@ class OdamMaps:
         """
         if not (isinstance(stride, Real) and 0 < stride < float("inf")):
             raise ValueError(f"stride is {stride!r}; it must be a number of pixels above 0")
-        sizes = self.image_sizes.unique(dim=0)
+        sizes = sorted(set(map(tuple, self.image_sizes.tolist())))
         if len(sizes) > 1:
-            raise ValueError(f"maps of images of different sizes share no grid: {sizes.tolist()}")
-        size = sizes[0].tolist() if len(sizes) else [0, 0]
-        shape = [int(-(-side // stride)) for side in size]
-        return self._render(lambda _: [(shape[0], stride), (shape[1], stride)], shape)
+            raise ValueError(f"maps of images of different sizes share no grid: {sizes}")
+        height, width = sizes[0] if sizes else (0, 0)
+        shape = int(-(-height // stride)), int(-(-width // stride))
+        return self._render((stride, stride), shape)
 
     def similarity(self, target: str = "class", stride: float = 16.0) -> Tensor:
         """
@@ -238,21 +234,22 @@ class OdamMaps:
         flat = F.normalize(maps.flatten(1), dim=1)
         return (flat @ flat.t()).clamp(max=1)
 
-    def _render(self, axes: Axes, shape: Sequence[int]) -> Tensor:
-        """Resample, one group of equal geometry (a level of an image) after the other."""
-        out = self.values.new_zeros((len(self), len(self.targets), *shape))
+    def _render(self, steps: Sequence[Tensor | float], shape: tuple[int, int]) -> Tensor:
+        """
+        Resample.
+
+        Args:
+            steps: of each axis, input pixels per sample.
+            shape: of each axis, how many samples.
+        """
         if not len(self):
-            return out
-        geometry = torch.cat(
-            [self.strides[:, None].double(), self.grid_sizes.double(), self.image_sizes.double()], 1
+            return self.values.new_zeros((0, len(self.targets), *shape))
+        rows, columns = (
+            window_weights(
+                Axis(self.origins[:, axis], self.grid_sizes[:, axis], self.strides, steps[axis]),
+                self.values.shape[axis - 2],
+                shape[axis],
+            )
+            for axis in (0, 1)
         )
-        groups, member = geometry.unique(dim=0, return_inverse=True)
-        for number, (stride, *sizes) in enumerate(groups.tolist()):
-            index = (member == number).nonzero().squeeze(1)
-            weights = [
-                axis_weights(int(cells), stride, count, step, self.values)
-                for cells, (count, step) in zip(sizes[:2], axes(sizes[2:]), strict=True)
-            ]
-            part = place_windows(self.values[index], self.origins[index], *weights)
-            out = out.index_copy(0, index, part)
-        return out
+        return place_windows(self.values, rows, columns)

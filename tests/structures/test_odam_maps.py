@@ -7,6 +7,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend_device import DEVICE, counted, pretend
 
 from odam_d2 import OdamMaps
 from odam_d2.core.windows import paste_window
@@ -251,3 +252,21 @@ def test_a_constant_map_renders_constant_at_any_size(height, width, image):
 def test_arguments_that_make_no_sense(call, words):
     with pytest.raises(ValueError, match=words):
         call(make_maps())
+
+
+def test_a_device_is_waited_for_once_at_most():
+    """However many levels the instances are of: a GPU would stand still each time."""
+    with pretend():
+        maps = make_maps().to(DEVICE)
+        mask = torch.arange(len(maps), device=DEVICE) > 0
+        for run, waits in (
+            (lambda: maps.dense(20, 30), 0),
+            (lambda: maps.on_grid(8.0), 1),  # for the size of the image
+            (lambda: maps.similarity("class"), 1),
+            (lambda: maps[mask], 1),
+            (lambda: maps[2], 0),
+            (lambda: maps[[0, 2]], 1),
+        ):
+            with counted() as counts:
+                run()
+            assert counts.syncs == waits
