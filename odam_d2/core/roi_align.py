@@ -118,17 +118,15 @@ class BoxPooling:
             grids: of the feature maps.
             size: (R, S) of the pooled grid.
         """
-        vertical = _Axis(boxes[:, 1], boxes[:, 3], grids.rows, grids, size[0])
-        horizontal = _Axis(boxes[:, 0], boxes[:, 2], grids.columns, grids, size[1])
-        first_row, height = vertical.window()
-        first_column, width = horizontal.window()
-        windows = torch.stack([first_row, first_column, height, width], dim=1)
-        samples = torch.stack([vertical.samples, horizontal.samples], dim=1).long()
-        known = torch.cat([windows, samples], dim=1).tolist()  # the only time that the host waits
+        samples = _Samples(boxes, grids, size)
+        windows = samples.windows()
+        counts = samples.counts.long()
+        known = torch.cat([windows, counts], dim=1).tolist()  # the only time that the host waits
         most = [max(numbers, default=0) for numbers in zip(*known, strict=True)] or [0] * 6
+        weights = samples.weights(windows[:, :2], max(most[2:4]), max(most[4:]))
         return cls(
-            vertical.matrices(first_row, most[2], most[4]),
-            horizontal.matrices(first_column, most[3], most[5]),
+            weights[:, 0, : size[0], : most[2]],
+            weights[:, 1, : size[1], : most[3]],
             windows,
             [(top, left, height, width) for top, left, height, width, *_ in known],
         )
@@ -157,61 +155,67 @@ class BoxPooling:
         return BoxPooling(rows, columns, windows, places)
 
 
-class _Axis:
-    """Samples of one axis of N boxes."""
+class _Samples:
+    """
+    Where N boxes are sampled along both axes, rows and columns, each (N, 2): ``start`` and ``size``
+    of the first bin in cells, ``counts`` of the samples in a bin, and the ``last`` cell.
+    """
 
-    def __init__(self, low: Tensor, high: Tensor, cells: Tensor, grids: Grids, bins: int):
-        scale, aligned = grids.scale.to(low.dtype), grids.aligned.bool()
+    def __init__(self, boxes: Tensor, grids: Grids, size: tuple[int, int]):
+        low, high = boxes.view(-1, 2, 2).flip(2).unbind(dim=1)  # from (x, y) to (y, x)
+        aligned, scale = grids.aligned.bool()[:, None], grids.scale.to(low.dtype)[:, None]
         offset = 0.5 * aligned.to(low.dtype)
         self.start = low * scale - offset
         extent = (high * scale - offset) - self.start
         extent = torch.where(aligned, extent, extent.clamp(min=1.0))
-        self.size, self.bins, self.last = extent / bins, bins, cells.to(low.dtype) - 1
-        ratio = grids.sampling_ratio.to(low.dtype)
+        self.bins = max(size)
+        self.size = extent / (self.bins if size[0] == size[1] else extent.new_tensor(size))
+        self.last = torch.stack([grids.rows, grids.columns], dim=1).to(low.dtype) - 1
+        ratio = grids.sampling_ratio.to(low.dtype)[:, None]
         # A box turned inside out has no samples at all; RoIAlign gives it zeros.
-        self.samples = torch.where(ratio > 0, ratio, self.size.ceil()).clamp(min=0)
+        self.counts = torch.where(ratio > 0, ratio, self.size.ceil()).clamp(min=0)
 
     def _positions(self, bins: Tensor, k: Tensor) -> Tensor:
-        """Of sample k of some bins, (N, bins, samples), in cells."""
+        """Of sample k of some bins, (N, 2, bins, samples), in cells."""
         # In this order, roundings are the kernel's own: a sample 300 cells from the corner would
         # otherwise move by 1e-5 of a cell in float32.
-        size, counts = self.size[:, None, None], self.samples.clamp(min=1)[:, None, None]
-        return self.start[:, None, None] + bins * size + (k + 0.5) * size / counts
+        size, counts = self.size[..., None, None], self.counts.clamp(min=1)[..., None, None]
+        return self.start[..., None, None] + bins * size + (k + 0.5) * size / counts
 
     def _cells(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The cell before each position, and the one after it."""
-        last = self.last[:, None, None]
-        before = torch.minimum(positions.clamp(min=0).floor(), last)
+        last = self.last[..., None, None]
+        before = torch.minimum(positions.floor(), last)
         return before, torch.minimum(before + 1, last)
 
-    def window(self) -> tuple[Tensor, Tensor]:
-        """First cell (N,) and length (N,) of the window that the samples need."""
-        bins = torch.arange(2, device=self.size.device)[:, None] * (self.bins - 1)
-        k = torch.stack([torch.zeros_like(self.samples), self.samples.clamp(min=1) - 1], dim=1)
-        before, after = self._cells(self._positions(bins, k[:, :, None]))
-        first = before.amin(dim=(1, 2))
-        return first.long(), (after.amax(dim=(1, 2)) - first + 1).long()
+    def windows(self) -> Tensor:
+        """(N, 4), see :class:`BoxPooling`: what the samples need."""
+        ends = torch.arange(2, dtype=self.size.dtype, device=self.size.device)[:, None]
+        k = ends * (self.counts.clamp(min=1) - 1)[..., None, None]
+        before, after = self._cells(self._positions(ends * (self.bins - 1), k).clamp(min=0))
+        first = before.amin(dim=(2, 3))
+        return torch.cat([first, after.amax(dim=(2, 3)) - first + 1], dim=1).long()
 
-    def matrices(self, first: Tensor, length: int, most: int) -> Tensor:
+    def weights(self, first: Tensor, length: int, most: int) -> Tensor:
         """
-        Weights (N, bins, length).
+        Of cells in bins, (N, 2, bins, length).
 
         Args:
-            first: cell (N,) of each window.
+            first: (N, 2), cell of each window.
             length: of the largest window.
             most: samples of a bin, at most.
         """
-        samples = self.samples[:, None, None]
+        counts = self.counts[..., None, None]
         k = torch.arange(most, dtype=self.size.dtype, device=self.size.device)
-        used = k < samples
         bins = torch.arange(self.bins, device=self.size.device)[:, None]
-        positions = self._positions(bins, torch.minimum(k, samples.clamp(min=1) - 1))
-        used = used & (positions >= -1) & (positions <= self.last[:, None, None] + 1)
+        positions = self._positions(bins, torch.minimum(k, counts.clamp(min=1) - 1))
+        used = (k < counts) & (positions >= -1) & (positions <= self.last[..., None, None] + 1)
+        positions = positions.clamp(min=0)
         before, after = self._cells(positions)
-        fraction = (positions.clamp(min=0) - before).masked_fill(before == after, 0)
-        share = used.to(fraction.dtype) / samples.clamp(min=1)
-        weights = fraction.new_zeros((len(first), self.bins, length))
-        first = first[:, None, None]
-        weights.scatter_add_(2, before.long() - first, (1 - fraction) * share)
-        weights.scatter_add_(2, after.long() - first, fraction * share)
+        fraction = (positions - before).masked_fill(before == after, 0)
+        share = used.to(fraction.dtype) / counts.clamp(min=1)
+        weights = fraction.new_zeros((len(first), 2, self.bins, length))
+        first = first[..., None, None]
+        weights.scatter_add_(3, before.long() - first, (1 - fraction) * share)
+        weights.scatter_add_(3, after.long() - first, fraction * share)
         return weights
