@@ -21,7 +21,7 @@ __all__ = ["compare_with_autograd"]
 
 def compare_with_autograd(
     explanation: Explanation, trace: Trace, maps: OdamMaps, references: int
-) -> tuple[float, dict]:
+) -> dict:
     """
     The maps of one image by plain autograd, for some instances of each level.
 
@@ -30,8 +30,8 @@ def compare_with_autograd(
         references: instances of each level to compute by autograd.
 
     Returns:
-        Seconds for each map by autograd (the fastest of each level, weighted by its instances), and
-        how the maps compare, see :func:`benchmarks.explaining.measure`.
+        Figures: seconds for each map by autograd (median and range of each level, weighted by its
+        instances), and how the maps compare, see :func:`benchmarks.explaining.measure`.
     """
     adapter, targets = explanation.adapter, explanation.targets
     leaves, outputs = _graph(adapter, targets, trace)
@@ -39,7 +39,7 @@ def compare_with_autograd(
     if adapter.norm_statistics != "exact":
         exact = build_adapter(adapter.original, "exact")
         exact_leaves, exact_outputs = _graph(exact, targets, trace)
-    seconds, errors, differences = 0.0, [], []
+    weighted, errors, differences = [], [], []
     for level in tqdm(maps.levels.unique().tolist(), desc="per-map autograd", unit="level"):
         members = (maps.levels == level).nonzero().squeeze(1).tolist()
         spent = []
@@ -51,11 +51,17 @@ def compare_with_autograd(
             if exact_outputs is not outputs:
                 _, reference = _one_map(exact_outputs, (i, t), exact_leaves, levels)
                 differences.append(_relative_error(maps, i, t, reference))
-        seconds += min(spent) * len(members)
-    compared = {"max_relative_error": max(errors), "autograd_maps": len(errors)}
+        weighted += [[len(members) * of(spent) for of in (statistics.median, min, max)]]
+    median, least, most = (sum(of_levels) / len(maps) for of_levels in zip(*weighted, strict=True))
+    compared = {
+        "autograd_s_per_map": median,
+        "autograd_s_per_map_range": [least, most],
+        "max_relative_error": max(errors),
+        "autograd_maps": len(errors),
+    }
     if differences:
         compared["median_difference_to_exact"] = statistics.median(differences)
-    return seconds / max(len(maps), 1), compared
+    return compared
 
 
 def _graph(adapter: HeadAdapter, targets: Targets, trace: Trace) -> tuple[list[Tensor], Tensor]:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import multiprocessing
+import re
 import resource
+import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
-from tqdm import tqdm
 
 from odam_d2.data import register_datasets
 from odam_d2.engine.detector import set_score_threshold
@@ -37,15 +38,10 @@ from odam_d2.modeling.views import Viewed, view_of
 from odam_d2.structures import OdamMaps
 
 from .autograd_maps import compare_with_autograd
+from .timing import seconds, time_figures, timed_in_turns
 from .untrained import build_for_timing
 
-__all__ = [
-    "BenchmarkCase",
-    "measure",
-    "peak_memory",
-    "seconds",
-    "timed_in_turns",
-]
+__all__ = ["BenchmarkCase", "measure", "peak_memory", "peak_of_this_process"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class BenchmarkCase:
         size: (height, width) of the image in pixels, as the network gets it.
         instances: detections to explain.
         spread: for a dense detector, how many instances of each level; None explains the best.
-        runs: timed runs of inference, and twice as many of the head; the fastest counts.
+        runs: timed runs of inference, and twice as many of the head; their medians count.
         references: instances of each level whose maps are also computed by autograd.
     """
 
@@ -194,9 +190,10 @@ def measure(case: BenchmarkCase) -> dict:
     Time a case in this process.
 
     Returns:
-        ``forward_s`` (plain inference), ``explain_s`` (what explaining adds to it, all included:
-        the difference of both ways from the same features on, which explaining does not touch, or
-        the explaining step clocked alone, whichever is more),
+        Medians of the runs, each with its range, ``forward_s_range`` and so on: ``forward_s``
+        (plain inference), ``explain_s`` (what explaining adds to it, all included: the difference
+        of both ways from the same features on, which explaining does not touch, or the explaining
+        step clocked alone, whichever is more),
         ``overhead`` (their ratio), ``autograd_s_per_map`` (one backward pass for one map, mean over
         the instances), ``speedup`` (autograd for all maps over ``explain_s``),
         ``max_relative_error`` over ``autograd_maps`` maps that were computed both ways, ``way``
@@ -206,46 +203,29 @@ def measure(case: BenchmarkCase) -> dict:
     """
     work = _build(case)
     with borrowed(work.explanation.adapter.model):
-        # Minima: whatever else a machine does can only add time. The first runs warm up.
-        forward = min(timed_in_turns([work.plain], case.runs, "plain inference")[0])
+        (forward,) = timed_in_turns([work.plain], case.runs, "plain inference")
         heads = [work.plain_head, work.ours_head]
         plain, ours = timed_in_turns(heads, 2 * case.runs, "heads, plain and ours")
         # The difference of two long times may come out too small; the step alone cannot.
-        explain = max(min(ours) - min(plain), min(work.timed.seconds[1:]))
+        differences = [slow - fast for slow, fast in zip(ours, plain, strict=True)]
+        steps = work.timed.seconds[1:]
+        explain = time_figures("explain", max(differences, steps, key=statistics.median))
         work.ours()
-        explained = (work.explanation, work.timed.trace, work.timed.maps)
-        per_map, compared = compare_with_autograd(*explained, case.references)
-    maps = work.timed.maps
+        maps = work.timed.maps
+        compared = compare_with_autograd(work.explanation, work.timed.trace, maps, case.references)
+    inference = time_figures("forward", forward)
+    added, all_maps = explain["explain_s"], len(maps) * len(maps.targets)
     return {
-        "forward_s": forward,
-        "explain_s": explain,
-        "overhead": explain / forward,
-        "autograd_s_per_map": per_map,
-        "speedup": per_map * len(maps) * len(maps.targets) / explain,
+        **inference,
+        **explain,
+        "overhead": added / inference["forward_s"],
+        "speedup": compared["autograd_s_per_map"] * all_maps / added,
         "num_instances": len(maps),
         "num_targets": len(maps.targets),
         "way": work.explanation.algorithm,
         **compared,
         "instances_per_level": maps.levels.bincount().tolist(),
     }
-
-
-def timed_in_turns(ways: Sequence[Callable[[], object]], runs: int, what: str) -> list[list[float]]:
-    """Seconds of ``runs`` runs of each way, in turns, after one that is not counted."""
-    with tqdm(range(runs + 1), what, unit="run") as bar:  # closed before an error is told
-        rounds = [[seconds(way) for way in ways] for _ in bar]
-    return [list(times) for times in zip(*rounds[1:], strict=True)]
-
-
-def seconds(way: Callable[[], object]) -> float:
-    """Of one run."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    way()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def peak_memory(case: BenchmarkCase) -> dict:
@@ -281,5 +261,14 @@ def _report_peak(case: BenchmarkCase, way: str, sender: Connection) -> None:
     with borrowed(work.explanation.adapter.model):
         for _ in range(2):
             getattr(work, way)()
+    sender.send(peak_of_this_process())
+
+
+def peak_of_this_process() -> float:
+    """Peak resident memory in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage's peak on Linux begins with that of the process that started this one.
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send(peak / 2**20 if sys.platform == "darwin" else peak / 2**10)
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -14,7 +15,7 @@ from odam_d2.modeling.settings import DRiseSettings
 from odam_d2.modeling.state import borrowed
 from odam_d2.modeling.views import view_of
 
-from .explaining import seconds, timed_in_turns
+from .timing import seconds, time_figures, timed_in_turns
 from .untrained import build_for_timing
 
 __all__ = ["measure_methods"]
@@ -32,10 +33,11 @@ def measure_methods(
         instances: detections.
         masks: of D-RISE that are timed; its seconds are extrapolated to as many as
             ``MODEL.ODAM.D_RISE.NUM_MASKS`` says, since each one costs the same.
-        runs: timed runs of inference and ODAM; the fastest counts. The others run once.
+        runs: timed runs of inference and ODAM; their medians count. The others run once.
 
     Returns:
-        Seconds per image: ``forward_s``, ``odam_s``, ``odam_all_targets_s`` (class and sides),
+        Seconds per image, those of several runs with their range (``forward_s_range`` and so on):
+        ``forward_s``, ``odam_s``, ``odam_all_targets_s`` (class and sides),
         ``grad_cam_s`` (Grad-CAM++ costs the same), ``d_rise_s`` (extrapolated from
         ``d_rise_timed_masks`` to ``d_rise_masks``), and ``d_rise_over_odam``.
     """
@@ -58,16 +60,18 @@ def measure_methods(
         found = len(plain(inputs)[0]["instances"])
         ways = [lambda: plain(inputs), by("odam"), by("odam", DEFAULT_TARGETS)]
         times = timed_in_turns(ways, runs, "inference and ODAM")
-        forward, odam, odam_all = (min(of_way) for of_way in times)
+        names = ("forward", "odam", "odam_all_targets")
+        figures: dict[str, Any] = {}
+        for name, of_way in zip(names, times, strict=True):
+            figures |= time_figures(name, of_way)
         slow = {method: seconds(by(method)) for method in ("grad_cam", "d_rise")}
+    forward = figures["forward_s"]
     slow["d_rise"] = forward + (slow["d_rise"] - forward) * total / masks
     return {
         "num_instances": found,
-        "forward_s": forward,
-        "odam_s": odam,
-        "odam_all_targets_s": odam_all,
+        **figures,
         **{f"{method}_s": value for method, value in slow.items()},
         "d_rise_timed_masks": masks,
         "d_rise_masks": total,
-        "d_rise_over_odam": slow["d_rise"] / odam,
+        "d_rise_over_odam": slow["d_rise"] / figures["odam_s"],
     }

@@ -4,8 +4,6 @@ What training heat maps costs: iterations with the loss and without, in turns, i
 
 from __future__ import annotations
 
-import statistics
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -18,7 +16,7 @@ from odam_d2.errors import UserError
 from odam_d2.modeling.losses import OdamTraining
 from odam_d2.modeling.views import Viewed, view_of
 
-from .explaining import timed_in_turns
+from .timing import ratio_figures, time_figures, timed_in_turns
 from .untrained import initialise
 
 __all__ = ["measure_training"]
@@ -56,13 +54,13 @@ def measure_training(
         cfg: config of the detector, with ``MODEL.ODAM.LOSS.NAME``.
         size: (height, width) of the images in pixels, as the network gets them.
         objects: ground-truth boxes of each image.
-        runs: timed iterations of each kind; the fastest counts.
+        runs: timed iterations of each kind; their medians count.
         images: in a batch.
 
     Returns:
-        ``plain_iteration_s``, ``odam_iteration_s``, ``training_ratio`` (theirs),
-        ``training_ratio_median`` (of medians), and scalars of the loss: ``num_same_pairs`` and
-        ``num_different_pairs``.
+        ``plain_iteration_s``, ``odam_iteration_s`` and ``training_ratio`` (theirs; also as
+        ``training_ratio_median``), each with its range, and scalars of the loss:
+        ``num_same_pairs`` and ``num_different_pairs``.
     """
     if not cfg.MODEL.ODAM.LOSS.NAME:
         raise UserError("--training measures a loss: name it, MODEL.ODAM.LOSS.NAME OdamTrainLoss")
@@ -89,10 +87,9 @@ def measure_training(
         plain, ours = timed_in_turns(ways, runs, "iterations, plain and ours")
         scalars = storage.latest()
     return {
-        "plain_iteration_s": min(plain),
-        "odam_iteration_s": min(ours),
-        "training_ratio": min(ours) / min(plain),
-        "training_ratio_median": statistics.median(ours) / statistics.median(plain),
+        **time_figures("plain_iteration", plain),
+        **time_figures("odam_iteration", ours),
+        **ratio_figures("training", ours, plain),
         **{name: scalars[f"odam/{name}"][0] for name in ("num_same_pairs", "num_different_pairs")},
     }
 

@@ -56,7 +56,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--instances", type=int, default=100, help="detections to explain")
     parser.add_argument("--spread", type=int, nargs="+", metavar="N",
                         help="dense detectors: how many instances on each level")  # fmt: skip
-    parser.add_argument("--runs", type=int, default=5, help="timed runs; the fastest counts")
+    parser.add_argument("--runs", type=int, default=5,
+                        help="timed runs; figures are their medians, with the range")  # fmt: skip
     parser.add_argument("--references", type=int, default=1,
                         help="instances of each level also explained by autograd")  # fmt: skip
     parser.add_argument("--memory", action="store_true",

@@ -47,6 +47,10 @@ def test_benchmark_compares_ours_with_autograd(config, spread, levels, tmp_path)
     assert figures["num_instances"] == 11
     assert figures["num_targets"] == 5
     assert figures["max_relative_error"] <= 1e-5
+    for name in ("forward_s", "explain_s", "autograd_s_per_map"):
+        least, most = figures[f"{name}_range"]
+        assert least <= figures[name] <= most
+    assert figures["overhead"] == figures["explain_s"] / figures["forward_s"]
     assert figures["autograd_maps"] >= 5
     assert levels is None or figures["instances_per_level"] == levels
 
