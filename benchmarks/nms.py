@@ -56,11 +56,11 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
     ]
     with borrowed(model):
         found = [way()[0] for way in ways]
-        without, ours = timed_in_turns(ways, runs, "inference, plain and ours")
+        plain_times, our_times = timed_in_turns(ways, runs, "inference, plain and ours")
     return {
-        **time_figures("plain", without),
-        **time_figures("nms", ours),
-        **ratio_figures("nms", ours, without),
+        **time_figures("plain", plain_times),
+        **time_figures("nms", our_times),
+        **ratio_figures("nms", our_times, plain_times),
         "num_candidates": len(found[1]["candidates"]),
         "num_plain": len(found[0]["instances"]),
         "num_kept": len(found[1]["instances"]),
