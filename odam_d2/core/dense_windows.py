@@ -53,7 +53,7 @@ class ConvLayer(NamedTuple):
     Attributes:
         weight: (Cout, Cin, k, k).
         scale: (Cout,) factor between the two, such as eval BatchNorm's ``gamma / sqrt(var + eps)``,
-            or None for one. A factor that depends on image and level goes into the masks instead.
+            or None for one; (levels, I, Cout) where it depends on level and image.
     """
 
     weight: Tensor
@@ -71,7 +71,12 @@ class DenseHead:
     """
 
     def __init__(self, layers: Sequence[ConvLayer], predictor: Tensor) -> None:
-        weights = [w if s is None else w * s.view(-1, 1, 1, 1) for w, s in layers]
+        fixed = [s is None or s.dim() == 1 for _, s in layers]
+        self.scales = [None if same else s for (_, s), same in zip(layers, fixed, strict=True)]
+        weights = [
+            w if s is None or not same else w * s.view(-1, 1, 1, 1)
+            for (w, s), same in zip(layers, fixed, strict=True)
+        ]
         for weight in (*weights, predictor):
             if weight.shape[2] % 2 == 0 or weight.shape[2] != weight.shape[3]:
                 raise ValueError(f"odd square kernels only, not {tuple(weight.shape[2:])}")
@@ -219,7 +224,11 @@ class DenseHead:
             # Outside the level there is only padding: nothing may flow through it.
             table = tables[number]
             mask = windows.inside(radius) if table is None else windows.read(table, radius)
-            mask = mask.to(gradient.dtype)[:, :, :, None]
+            mask = mask.to(gradient.dtype)
+            scale = self.scales[number]
+            if scale is not None:
+                mask = mask * scale[windows.level, windows.image]
+            mask = mask[:, :, :, None]
             if halfway and number == 0:
                 return gradient * mask
             gradient = conv(gradient, mask)

@@ -51,11 +51,12 @@ class WindowCells(NamedTuple):
     The cells of N windows, as places in a table of all levels, see :meth:`table`.
 
     Attributes:
-        image: (N,) int64.
+        level, image: (N,) int64.
         place: (N, h, h) int64, the table's last column for cells outside the level.
         outside: that column.
     """
 
+    level: Tensor
     image: Tensor
     place: Tensor
     outside: int
@@ -81,7 +82,8 @@ class WindowCells(NamedTuple):
         row = cells.row[:, None, None] + offsets[:, None]
         column = cells.column[:, None, None] + offsets
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        return cls(cells.image, torch.where(inside, first + row * width + column, start), start)
+        place = torch.where(inside, first + row * width + column, start)
+        return cls(cells.level, cells.image, place, start)
 
     @staticmethod
     def table(maps: LevelMaps) -> Tensor:
@@ -105,4 +107,5 @@ class WindowCells(NamedTuple):
         return self.place[:, cut:end, cut:end]
 
     def select(self, index: slice) -> WindowCells:
-        return WindowCells(self.image[index], self.place[index], self.outside)
+        level, image, place = self.level[index], self.image[index], self.place[index]
+        return WindowCells(level, image, place, self.outside)

@@ -221,6 +221,23 @@ def test_float_derivatives_that_depend_on_the_image():
         assert_close(pasted, expected, torch.float64)
 
 
+def test_scales_that_depend_on_level_and_image_are_those_of_float_derivatives():
+    tower = Tower(sizes=((9, 13), (4, 5)))
+    cells, seeds = cells_of((0, 0, 4, 5), (0, 1, 8, 12), (1, 1, 0, 4)), tower.seeds(3, 3)
+    scales = [torch.randn(2, 2, c, dtype=torch.float64) for c in (5, 7)]
+    masks = [
+        [m * of_level[..., None, None] for m, of_level in zip(maps, scale, strict=True)]
+        for maps, scale in zip(tower.masks, scales, strict=True)
+    ]
+    expected = tower.head.heat_maps(masks, tower.features, seeds, cells, signed=True).values
+    layers = [
+        ConvLayer(weight, scale) for (weight, _), scale in zip(tower.layers, scales, strict=True)
+    ]
+    head = DenseHead(layers, tower.predictor.weight)
+    ours = head.heat_maps(tower.masks, tower.features, seeds, cells, signed=True).values
+    assert_close(ours, expected, torch.float64)
+
+
 @pytest.mark.parametrize(("sigma", "margin"), [(0.4, 2), (1.0, 3)])
 def test_smoothed_maps_equal_smoothing_the_whole_gradient(sigma, margin):
     tower = Tower(sizes=((9, 13), (3, 4)))

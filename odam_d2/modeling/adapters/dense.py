@@ -25,12 +25,12 @@ from .base import ALL, NO_NMS
 from .checks import check_head, check_outputs
 from .dense_view import RecordedDecoding, RecordedDetector, kept_outputs
 from .head import HeadAdapter, Recording
-from .towers import TracedTower, is_local, is_plain, with_constant_statistics
+from .towers import Derivative, TracedTower, is_local, is_plain, with_constant_statistics
 from .trace import Decisions, Trace
 
 __all__ = ["DenseAdapter", "DensePlaces", "DenseRecording"]
 
-Masks = Mapping[str, list[list[Tensor]]]
+Masks = Mapping[str, list[list[Derivative]]]
 """For each tower and level, the derivative of what follows each of its convolutions."""
 
 
@@ -62,7 +62,7 @@ class DenseRecording(Recording):
     """
 
     head_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
-    masks: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    masks: dict[str, list[list[Derivative]]] = field(default_factory=dict)
 
 
 class DenseAdapter(HeadAdapter):
@@ -208,7 +208,7 @@ class DenseAdapter(HeadAdapter):
         trace = self.trace_anchors(recording, images, features, outputs, origins, classes)
         return results, trace
 
-    def traced_head(self, masks: dict[str, list[list[Tensor]]]) -> nn.Module:
+    def traced_head(self, masks: dict[str, list[list[Derivative]]]) -> nn.Module:
         """
         The head, which adds to ``masks`` when it runs. It does whenever windows can go through
         towers with constant statistics, in which maps are compared whatever is explained.
@@ -315,7 +315,7 @@ class DenseAdapter(HeadAdapter):
 
     def retrace(self, trace: Trace) -> Trace:
         trace = super().retrace(trace)
-        masks: dict[str, list[list[Tensor]]] = {}
+        masks: dict[str, list[list[Derivative]]] = {}
         outputs = list(self.traced_head(masks)(trace.features))
         return replace(trace, places=replace(trace.places, outputs=outputs, masks=masks))
 

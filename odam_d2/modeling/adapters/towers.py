@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import NamedTuple
 
 from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
@@ -11,14 +12,38 @@ from torch import Tensor, nn
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.views import view_of
 
-__all__ = ["TracedTower", "convolutions", "is_local", "norm_scale", "with_constant_statistics"]
+__all__ = [
+    "Derivative",
+    "TracedTower",
+    "convolutions",
+    "is_local",
+    "norm_scale",
+    "with_constant_statistics",
+]
+
+
+class Derivative(NamedTuple):
+    """
+    Of what follows a convolution.
+
+    Attributes:
+        active: (I, C, H, W) bool, where the ReLU was active.
+        scale: (I or 1, C) of a norm before it, or None.
+    """
+
+    active: Tensor
+    scale: Tensor | None
+
+    def whole(self) -> Tensor:
+        """(I, C, H, W)."""
+        return self.active if self.scale is None else self.active * self.scale[:, :, None, None]
 
 
 class TracedTower:
     """
     Mixin for ``nn.Sequential``: remembers the derivative of what follows each convolution, in
     ``odam_masks``, a list to which every call (one for each level) appends its list of
-    (I, C, H, W) tensors: where the ReLU was active, times the scale of a norm before it.
+    :class:`Derivative`.
     """
 
     def forward(self, x):
@@ -28,8 +53,7 @@ class TracedTower:
                 scale = norm_scale(module, precise(x))
             x = module(x)
             if isinstance(module, nn.ReLU):
-                active = x > 0
-                masks.append(active if scale is None else active * scale[:, :, None, None])
+                masks.append(Derivative(x > 0, scale))
                 scale = None
         self.odam_masks.append(masks)
         return x

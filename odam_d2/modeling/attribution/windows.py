@@ -49,7 +49,7 @@ def _(
         scalars = targets.of(decisions)
         seeds = scalar_gradients(scalars, outputs)
     of_predictors = dict(zip(adapter.towers, zip(*seeds, strict=True), strict=True))
-    heads = {tower: _dense_head(adapter, tower) for tower in adapter.tower_names}
+    heads = {tower: _dense_head(adapter, tower, trace) for tower in adapter.tower_names}
     radius = max(head.radius for head in heads.values())
     total = None
     for tower, head in heads.items():
@@ -72,8 +72,14 @@ def scalar_gradients(scalars: Sequence[Differentiable], inputs: Sequence[Tensor]
     ]
 
 
-def _dense_head(adapter: DenseAdapter, tower: str) -> DenseHead:
-    layers = [ConvLayer(conv.weight.detach()) for conv in convolutions(adapter.tower(tower))]
+def _dense_head(adapter: DenseAdapter, tower: str, trace: Trace) -> DenseHead:
+    layers = []
+    of_layers = zip(*trace.places.masks[tower], strict=True)
+    for conv, levels in zip(convolutions(adapter.tower(tower)), of_layers, strict=True):
+        scales = [of_level.scale for of_level in levels if of_level.scale is not None]
+        images = len(levels[0].active)
+        scale = torch.stack([s.expand(images, -1) for s in scales]) if scales else None
+        layers.append(ConvLayer(conv.weight.detach(), scale))
     predictors = [predictor.weight.detach() for predictor in adapter.predictors(tower)]
     return DenseHead(layers, torch.cat(predictors))
 
@@ -112,8 +118,9 @@ def _tower_maps(
         chosen = [none if seeds[name][t] is None else seeds[name][t] for t in used]
         per_cell = getattr(adapter.model.head, name).out_channels // size
         spread.append(anchors.spread(torch.stack(chosen, dim=1), per_cell))
+    of_layers = zip(*trace.places.masks[tower], strict=True)
     windows = head.heat_maps(
-        list(zip(*trace.places.masks[tower], strict=True)),
+        [[of_level.active for of_level in levels] for levels in of_layers],
         trace.features,
         torch.cat(spread, dim=2),
         anchors.cells,

@@ -147,7 +147,8 @@ def _logit_maps(
     rows = getattr(adapter.model.head, predictor).weight
     rows = rows[anchors.number * adapter.num_classes + trace.classes]
     kernels = [conv.weight for conv in convolutions(adapter.tower(tower))]
-    derivatives = list(zip(*trace.places.masks[tower], strict=True))
+    of_layers = zip(*trace.places.masks[tower], strict=True)
+    derivatives = [[of_level.whole() for of_level in levels] for levels in of_layers]
     if not (training.second_order and training.trains):
         rows = rows.detach()
         kernels = [kernel.detach() for kernel in kernels]
