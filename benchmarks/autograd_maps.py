@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from odam_d2.core.windows import paste_window
 from odam_d2.modeling.adapters import HeadAdapter, Trace, build_adapter
+from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
@@ -33,11 +34,11 @@ def compare_with_autograd(
         Figures: seconds for each map by autograd (median and range of each level, weighted by its
         instances), and how the maps compare, see :func:`benchmarks.explaining.measure`.
     """
-    adapter, targets = explanation.adapter, explanation.targets
+    adapter, targets = head_adapter(explanation.adapter), explanation.targets
     leaves, outputs = _graph(adapter, targets, trace)
     exact_leaves, exact_outputs = leaves, outputs
     if adapter.norm_statistics != "exact":
-        exact = build_adapter(adapter.original, "exact")
+        exact = head_adapter(build_adapter(adapter.original, "exact"))
         exact_leaves, exact_outputs = _graph(exact, targets, trace)
     weighted, errors, differences = [], [], []
     for level in tqdm(maps.levels.unique().tolist(), desc="per-map autograd", unit="level"):

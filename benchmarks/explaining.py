@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from odam_d2.data import register_datasets
 from odam_d2.engine.detector import set_score_threshold
@@ -160,15 +160,17 @@ def _build(case: BenchmarkCase) -> _Work:
     inputs = [{"image": image}]
     # A layer of the backbone is explained by running the backbone.
     names = [] if explanation.settings.layer else ["backbone", "proposal_generator"]
-    outputs = {name: [] for name in names if getattr(model, name, None) is not None}
+    outputs: dict[str, list] = {
+        name: [] for name in names if getattr(model, name, None) is not None
+    }
 
-    def spread(view):
+    def spread(view: nn.Module) -> list:
         if not case.spread:
             return view(inputs)
-        state = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
+        state: dict[str, Any] = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
         return view_of(view, _Spread, **state)(inputs)
 
-    def head_only(view):
+    def head_only(view: nn.Module) -> list:
         remembered = {
             name: view_of(getattr(view, name), _Remembering, odam_outputs=of_part)
             for name, of_part in outputs.items()

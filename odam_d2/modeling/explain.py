@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -18,7 +19,7 @@ from odam_d2.structures import OdamMaps
 
 from .adapters.trace import split_by_image
 from .arguments import checked_boxes, checked_inputs, checked_targets
-from .attribution.gradients import ImageGradientMethod
+from .attribution.gradients import GradientMethod, ImageGradientMethod
 from .attribution.output_maps import output_maps
 from .explanation import Explanation
 from .precision import full_precision_dtype
@@ -35,7 +36,7 @@ def explain(
     model: nn.Module,
     batched_inputs: list[dict],
     targets: Sequence[str] = DEFAULT_TARGETS,
-    **settings,
+    **settings: Any,
 ) -> list[dict]:
     """
     Run a detector and explain every detection (Zhao and Chan, "ODAM", ICLR 2023).
@@ -76,7 +77,7 @@ def explain_boxes(
     boxes: Sequence[Boxes | Tensor],
     classes: Sequence[Tensor],
     targets: Sequence[str] = DEFAULT_TARGETS,
-    **settings,
+    **settings: Any,
 ) -> list[dict]:
     """
     Explain what a detector says of boxes and classes that you give: ground truth, a box of your
@@ -122,7 +123,7 @@ def explain_outputs(
     outputs: Callable[[list[dict]], Sequence[Tensor]],
     layer: str | None = None,
     targets: Sequence[str] = ("output",),
-    **settings,
+    **settings: Any,
 ) -> list[OdamMaps]:
     """
     Explain what a function computes: the general way, for heads of which nothing is known.
@@ -156,6 +157,11 @@ def explain_outputs(
     of_outputs = _settings_of_outputs(layer, settings)
     with held_in_evaluation(model):
         method = of_outputs.build_method()
+        if not isinstance(method, (GradientMethod, ImageGradientMethod)):
+            raise InputError(
+                f"explain_outputs makes maps of gradients, and {type(method).__name__} is no such "
+                "method: use explain"
+            )
         limits = (of_outputs.smoothing_sigma, of_outputs.max_bytes)
         layer = None if isinstance(method, ImageGradientMethod) else layer or ""
         found = output_maps(model, batched_inputs, outputs, layer, targets, method.rule, *limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -14,7 +14,7 @@ from odam_d2.core.cam import odam
 from odam_d2.structures import OdamMaps
 
 from .adapters.base import Adapter, build_adapter
-from .adapters.head import HeadAdapter
+from .adapters.head import HeadAdapter, head_adapter
 from .adapters.outputs import OutputsTrace
 from .adapters.trace import ROW, Decisions, Trace, split_by_image
 from .attribution.gradients import GradientMethod
@@ -39,9 +39,9 @@ def class_logit_maps(adapter: HeadAdapter, settings: ExplainSettings, trace: Tra
     return _attribute(method, adapter.with_constant_statistics(), trace, targets)
 
 
-def _attribute(method: Method, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+def _attribute(method: Method, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
     """The maps of a trace, in the order of its detections."""
-    if isinstance(trace, Trace):
+    if isinstance(adapter, HeadAdapter):
         adapter.check_unchanged(trace)
         if not len(trace):
             like = trace.features[0]
@@ -106,11 +106,10 @@ class Explanation:
         self.adapter.check_inputs(batched_inputs)
         choice = None
         if self.settings.nms is not None:
-            maps = partial(class_logit_maps, self.adapter, self.settings)
-            choice = Choice(self.settings.nms, maps, self.settings.record)
+            choice = Choice(self.settings.nms, self._class_maps, self.settings.record)
         with conditions_together():
             outputs, traces = self.adapter.run(batched_inputs, call, choice)
-            self._attach(outputs, [self._maps(trace) for trace in traces])
+            self._attach(outputs, [self._maps(trace) for trace in traces if self.targets])
         if choice is not None:
             _attach_candidates(outputs, choice.records)
         return outputs
@@ -159,12 +158,13 @@ class Explanation:
             for given, b, c, scores, part in of_images
         ]
 
-    def _maps(self, trace: Trace) -> OdamMaps | None:
-        if not self.targets:
-            return None
+    def _class_maps(self, trace: Trace) -> OdamMaps:
+        return class_logit_maps(head_adapter(self.adapter), self.settings, trace)
+
+    def _maps(self, trace: Any) -> OdamMaps:
         return _attribute(self.method, self.adapter, trace, self.targets)
 
-    def _attach(self, outputs: list, maps: list[OdamMaps | None]) -> None:
+    def _attach(self, outputs: list, maps: list[OdamMaps]) -> None:
         """Give detections the maps of their rows."""
         if self.targets and not maps:
             raise UnsupportedModelError(
@@ -201,7 +201,7 @@ def _attach_candidates(outputs: list[dict], records: list[Instances]) -> None:
         output["candidates"] = Instances((height, width), **fields)
 
 
-def _with_decisions(adapter: Adapter, trace: Trace) -> tuple[Trace, list[Decisions]]:
+def _with_decisions(adapter: Adapter, trace: Any) -> tuple[Any, list[Decisions]]:
     """
     A trace and what the model says of it; where only a whole run of the model tells, the list is
     filled by the run that makes the maps.
@@ -214,7 +214,7 @@ def _with_decisions(adapter: Adapter, trace: Trace) -> tuple[Trace, list[Decisio
             return seen
 
         return replace(trace, decide=decide), seen
-    return trace, [adapter.decide(trace)] if len(trace) else []
+    return trace, [head_adapter(adapter).decide(trace)] if len(trace) else []
 
 
 def _scores(decisions: list[Decisions], maps: OdamMaps) -> Tensor:

@@ -57,6 +57,13 @@ class CapturedLayer:
     stride: float = 0.0
     needed: bool = True
 
+    @property
+    def leaf(self) -> Tensor:
+        """:attr:`feature`, of a layer that has run."""
+        if self.feature is None:
+            raise LayerError("the layer did not run")
+        return self.feature
+
 
 @contextmanager
 def captured(

@@ -8,9 +8,12 @@ from loads unchanged. Training is that model's own, with one more loss where
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.meta_arch import RetinaNet
+from detectron2.structures import Instances
 from torch import nn
 
 from .adapters import build_adapter
@@ -20,11 +23,12 @@ from .losses import OdamTraining, build_odam_training
 from .settings import ExplainSettings
 from .state import borrowed
 from .training import training_view
+from .views import Viewed
 
 __all__ = ["OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
 
 
-class ExplainingModel:
+class ExplainingModel(Viewed):
     """
     Mixin in front of a model of Detectron2: in evaluation, its detections carry a field
     ``odam_maps``, and in training its losses have one on heat maps, ``loss_odam``. Without targets,
@@ -37,7 +41,7 @@ class ExplainingModel:
         *,
         odam: ExplainSettings | None = None,
         odam_training: OdamTraining | None = None,
-        **kwargs,
+        **kwargs: object,
     ):
         """
         Args:
@@ -49,7 +53,7 @@ class ExplainingModel:
         self.odam = odam
         self.odam_training = odam_training
         if odam_training is not None:
-            self._training_view()  # what cannot be trained is refused at once
+            self._training_view(odam_training)  # what cannot be trained is refused at once
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -59,25 +63,30 @@ class ExplainingModel:
             "odam_training": build_odam_training(cfg),
         }
 
-    def forward(self, batched_inputs: list[dict]):
+    def forward(self, batched_inputs: list[dict]) -> Any:
         """As the ``forward`` of the model of Detectron2."""
-        if self.training and self.odam_training is not None and self.odam_training.is_active:
-            return self._training_view().forward(batched_inputs)
-        if self.training or not self._explains:
+        training, settings = self.odam_training, self._explained
+        if self.training and training is not None and training.is_active:
+            return self._training_view(training).forward(batched_inputs)
+        if self.training or settings is None:
             return super().forward(batched_inputs)
         with borrowed(self) as model:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
             run = lambda view: view.forward(batched_inputs)  # noqa: E731
-            return Explanation.of(model, self.odam).run(batched_inputs, run)
+            return Explanation.of(model, settings).run(batched_inputs, run)
 
     @property
-    def _explains(self) -> bool:
-        return self.odam is not None and (len(self.odam.targets) > 0 or self.odam.nms is not None)
+    def _explained(self) -> ExplainSettings | None:
+        """How detections are explained; None where they are not."""
+        settings: ExplainSettings | None = self.odam
+        if settings is None or not (settings.targets or settings.nms is not None):
+            return None
+        return settings
 
-    def _training_view(self) -> nn.Module:
+    def _training_view(self, training: OdamTraining) -> nn.Module:
         """This model with one more loss."""
         settings = self.odam or ExplainSettings()
-        return training_view(build_adapter(self), self.odam_training, settings)
+        return training_view(build_adapter(self), training, settings)
 
 
 @META_ARCH_REGISTRY.register()
@@ -87,15 +96,21 @@ class OdamRCNN(ExplainingModel, GeneralizedRCNN):
     in ``MODEL.ODAM.TARGETS``. Without targets it is ``GeneralizedRCNN``.
     """
 
-    def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> Any:
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
-        if not self._explains or detected_instances is not None:
+        settings = self._explained
+        if settings is None or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
         with borrowed(self) as model:
             run = lambda view: view.inference(  # noqa: E731
                 batched_inputs, do_postprocess=do_postprocess
             )
-            return Explanation.of(model, self.odam).run(batched_inputs, run)
+            return Explanation.of(model, settings).run(batched_inputs, run)
 
 
 @META_ARCH_REGISTRY.register()
@@ -105,13 +120,14 @@ class OdamPanopticFPN(ExplainingModel, PanopticFPN):
     :class:`OdamRCNN`. What it says of stuff, and the panoptic result, are not explained.
     """
 
-    def inference(self, batched_inputs, do_postprocess=True):
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> Any:
         """As ``PanopticFPN.inference``."""
-        if not self._explains:
+        settings = self._explained
+        if settings is None:
             return super().inference(batched_inputs, do_postprocess)
         with borrowed(self) as model:
             run = lambda view: view.inference(batched_inputs, do_postprocess)  # noqa: E731
-            return Explanation.of(model, self.odam).run(batched_inputs, run)
+            return Explanation.of(model, settings).run(batched_inputs, run)
 
 
 @META_ARCH_REGISTRY.register()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.nms import Suppression
 from odam_d2.core.ranges import check_flag, check_number, check_one_of, check_text
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 from .attribution.registry import ODAM_METHOD_REGISTRY, Method, method_names
-from .nms import Candidates, build_odam_nms
+from .nms import Postprocessor, build_odam_nms
 
 __all__ = ["NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings"]
 
@@ -53,7 +52,7 @@ class DRiseSettings:
     state_dir: str = ""
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = self.argument
         for count in ("num_masks", "batch_size", "check_every"):
             check_number(name(count), getattr(self, count), "1 or more", 1, _MOST, whole=True)
@@ -106,13 +105,13 @@ class ExplainSettings:
     norm_statistics: str = "constant"
     chunk_mb: float = 64
     class_names: Sequence[str] | None = None
-    nms: Callable[[Candidates], Suppression] | None = None
+    nms: Postprocessor | None = None
     record: bool = False
     method: str | Method = "odam"
     d_rise: DRiseSettings = DRiseSettings()
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = self.argument
         if not isinstance(self.method, Method):
             check_one_of(name("method"), self.method, method_names())

@@ -71,7 +71,8 @@ class Target(ABC):
         """The scalar of each of the N detections."""
 
 
-class Classes(NamedTuple):
+@dataclass(frozen=True)
+class Classes:
     """
     What names of targets refer to.
 
@@ -86,10 +87,12 @@ class Classes(NamedTuple):
     score: str = "probability"
 
 
-_KINDS: dict[str, Callable[[str, str, Classes], Target]] = {}
+Make = Callable[[str, str, Classes], Target]
+
+_KINDS: dict[str, Make] = {}
 
 
-def register_target(*words: str):
+def register_target(*words: str) -> Callable[[Make], Make]:
     """
     Decorator of what makes a target of its name, ``make(name, argument, classes)``: for the name
     ``"class:dog"`` of the word ``"class"``, the argument is ``"dog"``; it is empty without a colon.
@@ -98,7 +101,7 @@ def register_target(*words: str):
         words: what names begin with, up to a colon or their end.
     """
 
-    def register(make: Callable[[str, str, Classes], Target]):
+    def register(make: Make) -> Make:
         _KINDS.update(dict.fromkeys(words, make))
         return make
 

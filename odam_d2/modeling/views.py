@@ -41,7 +41,7 @@ def view_of(
     *,
     children: dict | None = None,
     writes_to: nn.Module | None = None,
-    **state: object,
+    **state: Any,
 ) -> M:
     """
     A second module object over the same parameters, buffers, hooks and submodules.

@@ -56,7 +56,7 @@ def two_stage_problem(case):
     model = training_model(case, dtype=torch.float64)
     inputs = labelled_images(torch.float64)
     model.odam_training.loss = FixedBoxes(model.odam_training.loss)
-    heads = model._training_view().roi_heads
+    heads = model._training_view(model.odam_training).roi_heads
     images = model.preprocess_image(inputs)
     targets = [x["instances"] for x in inputs]
     proposals = [near(gt) for gt in targets]

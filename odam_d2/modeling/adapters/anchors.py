@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from odam_d2.core.window_cells import OutputCells
 from odam_d2.modeling.conditions import require
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import class_name
+from odam_d2.modeling.views import Viewed, class_name
 
 __all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
 
@@ -35,24 +36,34 @@ class _Rows(TorchFunctionMode):
         self.tensor = tensor
         self.indices: list[object] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if func is Tensor.__getitem__ and args[0] is self.tensor:
             self.indices.append(args[1])
         return func(*args, **(kwargs or {}))
 
 
-class TracedDecoding:
+class TracedDecoding(Viewed):
     """Mixin for a ``DenseDetector``: its detections remember level and anchor."""
 
     odam_levels: Iterator[tuple[int, Boxes]] = iter(())
 
-    def _decode_multi_level_predictions(self, anchors, *args, **kwargs):
+    def _decode_multi_level_predictions(
+        self, anchors: list[Boxes], *args: Any, **kwargs: Any
+    ) -> Instances:
         object.__setattr__(self, "odam_levels", enumerate(anchors))
         return super()._decode_multi_level_predictions(anchors, *args, **kwargs)
 
     def _decode_per_level_predictions(
-        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-    ):
+        self,
+        anchors: Boxes,
+        pred_scores: Tensor,
+        pred_deltas: Tensor,
+        score_thresh: float,
+        topk_candidates: int,
+        image_size: tuple[int, int],
+    ) -> Instances:
         with _Rows(anchors.tensor) as rows:
             found = super()._decode_per_level_predictions(
                 anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
@@ -68,8 +79,9 @@ class TracedDecoding:
             )
         # Detectron2 decodes the boxes of its candidates from their anchors, and drops which.
         anchor = rows.indices[0] if len(rows.indices) == 1 else None
-        known = isinstance(anchor, Tensor) and anchor.dtype == torch.int64
-        if not (known and anchor.shape == (len(found),)):
+        if not isinstance(anchor, Tensor) or anchor.dtype != torch.int64:
+            raise self._unknown()
+        if anchor.shape != (len(found),):
             raise self._unknown()
         read = pred_scores[anchor, found.pred_classes]
         require((read == found.scores).all(), self._unknown)

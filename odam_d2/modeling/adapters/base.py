@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ ALL = 10**9
 """A number of detections that no image has."""
 
 _ADAPTERS: dict[type, type[Adapter]] = {}
+
+A = TypeVar("A", bound="Adapter")
 
 
 class Chooser(Protocol):
@@ -53,11 +55,11 @@ class Run(NamedTuple):
     Attributes:
         outputs: what it returned; its detections have the field :data:`ROW`.
         traces: of its detections, one after the other; one, unless the model runs its head more
-            than once.
+            than once. Each is a :class:`Trace`, or what the kind of adapter has in its place.
     """
 
     outputs: list
-    traces: list[Trace]
+    traces: list[Any]
 
 
 class Adapter(ABC):
@@ -118,7 +120,7 @@ class Adapter(ABC):
     @abstractmethod
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> Trace:
+    ) -> Any:
         """
         Where the model reads given boxes.
 
@@ -129,10 +131,12 @@ class Adapter(ABC):
         """
 
 
-def register_adapter(model_type: type):
+def register_adapter(
+    model_type: type,
+) -> Callable[[type[A]], type[A]]:
     """Class decorator: the adapter of a model type and its subclasses."""
 
-    def register(adapter: type[Adapter]) -> type[Adapter]:
+    def register(adapter: type[A]) -> type[A]:
         _ADAPTERS[model_type] = adapter
         return adapter
 

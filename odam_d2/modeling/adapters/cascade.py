@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Instances
+from torch import Tensor, nn
 
 from odam_d2.modeling.conditions import require
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import class_name, view_of, watched
+from odam_d2.modeling.views import Viewed, class_name, view_of, watched
 
 from .pooled_heads import (
     PROPOSALS,
@@ -23,15 +25,22 @@ from .pooled_heads import (
 __all__: list[str] = []
 
 
-class _TracedCascade:
+class _TracedCascade(Viewed):
     """Mixin for ``CascadeROIHeads``: its detections remember the boxes of all stages."""
 
-    def _run_stage(self, features, proposals, stage):
+    def _run_stage(
+        self, features: list[Tensor], proposals: list[Instances], stage: int
+    ) -> tuple[Tensor, ...]:
         predictions = super()._run_stage(features, proposals, stage)
         self.odam_stages.append((stage, predictions, proposals))
         return predictions
 
-    def _forward_box(self, features, proposals, targets=None):
+    def _forward_box(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> list[Instances]:
         object.__setattr__(self, "odam_stages", [])
         found = super()._forward_box(features, proposals, targets)
         if [stage for stage, _, _ in self.odam_stages] != list(range(self.num_cascade_stages)):
@@ -65,7 +74,7 @@ class _TracedCascade:
             start += len(read[number])
         return found
 
-    def _check_chosen(self, found, again) -> None:
+    def _check_chosen(self, found: Instances, again: Instances) -> None:
         pairs = (found.scores, again.scores), (found.pred_boxes.tensor, again.pred_boxes.tensor)
         for a, b in pairs:
             if a.shape != b.shape:
@@ -81,7 +90,7 @@ class _TracedCascade:
 
 @pooled_head.register
 def _(roi_heads: CascadeROIHeads) -> PooledHead:
-    def stage(head, predictor) -> Stage:
+    def stage(head: nn.Module, predictor: FastRCNNOutputLayers) -> Stage:
         return Stage(lambda pooled: predictor(head(pooled)), predictor)
 
     calls = PooledCalls([[] for _ in roi_heads.box_head])

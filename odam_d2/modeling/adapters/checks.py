@@ -9,6 +9,7 @@ anything else (exactly, by its gradient).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -134,9 +135,9 @@ def check_backbone(name: str, calls: Sequence[Call], features: dict[str, Tensor]
         features: what the heads were given, by the backbone's names.
     """
     output = calls[-1].output if calls else None
-    known = isinstance(output, dict) and output.keys() >= features.keys()
     if not (
-        known
+        isinstance(output, dict)
+        and output.keys() >= features.keys()
         and calls[-1].unchanged(output)
         and all(_equal(output[key], value) for key, value in features.items())
     ):
@@ -188,9 +189,7 @@ def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
 
 
 @torch.enable_grad()
-def check_apart(
-    name: str, predict: Callable[[Tensor], tuple[Tensor, Tensor]], pooled: Tensor
-) -> None:
+def check_apart(name: str, predict: Callable[[Tensor], tuple[Tensor, ...]], pooled: Tensor) -> None:
     """
     Refuse to explain when what is said of one proposal depends on another one.
 
@@ -204,7 +203,7 @@ def check_apart(
     pair = torch.cat([one, other]).detach().requires_grad_()
     predictions = predict(pair.clone())[:2]
     # Different weights, lest what is said of the classes cancels.
-    value = sum((p[0] * _weights(p[0])).sum() for p in predictions)
+    value = reduce(torch.add, [(p[0] * _weights(p[0])).sum() for p in predictions])
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, pair, allow_unused=True)
@@ -249,10 +248,10 @@ def check_head(
     Returns:
         The predictions of these predictors: for each, and each level, (I, A * size, H, W).
     """
-    call = calls[-1] if calls else None
-    given = list(call.args[0]) if call and len(call.args) == 1 and not call.kwargs else []
+    call = calls[-1] if calls else Call((), {})
+    given = list(call.args[0]) if len(call.args) == 1 and not call.kwargs else []
     same = len(given) == len(features) and all(map(_equal, given, features))
-    if not (same and call.unchanged(given)):
+    if not (calls and same and call.unchanged(given)):
         raise UnsupportedModelError(
             f"{name}: its head does not read the features of the backbone that it is said to read, "
             f"and nothing else; {GENERAL_WAY}"

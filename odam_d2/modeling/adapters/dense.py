@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -151,15 +151,20 @@ class DenseAdapter(HeadAdapter):
         """What reads a tower, in the order of the head's outputs."""
         return [getattr(self.model.head, p) for p, of in self.towers.items() if of == tower]
 
-    def new_recording(self, **fields) -> DenseRecording:
+    def new_recording(self, **fields: Any) -> DenseRecording:
         return DenseRecording(**fields)
 
     def recorded_view(self, recording: DenseRecording) -> nn.Module:
-        state = {}
+        state: dict[str, Any] = {}
         if recording.choose is not None:
             state = {"test_nms_thresh": NO_NMS, "max_detections_per_image": ALL}
 
-        def inference(infer, images, features, predictions) -> list[Instances]:
+        def inference(
+            infer: Callable,
+            images: ImageList,
+            features: list[Tensor],
+            predictions: list[list[Tensor]],
+        ) -> list[Instances]:
             results, trace = self._detect(recording, infer, images, features, predictions)
             if recording.choose is not None:
                 limits = (self.model.test_nms_thresh, self.model.max_detections_per_image)
@@ -186,7 +191,7 @@ class DenseAdapter(HeadAdapter):
         images: ImageList,
         features: list[Tensor],
         predictions: Sequence[list[Tensor]],
-    ) -> tuple[list[Instances], Trace]:
+    ) -> tuple[list[Instances], Trace[DensePlaces]]:
         """
         Detections with the field :data:`ORIGIN`, and where they were read.
 
@@ -224,13 +229,19 @@ class DenseAdapter(HeadAdapter):
 
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> Trace:
+    ) -> Trace[DensePlaces]:
         """By the model's own inference; what it decodes at the boxes' anchors is compared."""
         if not any(map(len, boxes)):
             return super().trace_boxes(batched_inputs, boxes, classes)
-        recording, given = self.new_recording(), []
+        recording = self.new_recording()
+        given: list[Trace[DensePlaces]] = []
 
-        def inference(infer, images, features, predictions) -> list[Instances]:
+        def inference(
+            infer: Callable,
+            images: ImageList,
+            features: list[Tensor],
+            predictions: list[list[Tensor]],
+        ) -> list[Instances]:
             view.odam_decoded.clear()
             results, trace = self._detect(recording, infer, images, features, predictions)
             recording.add(trace, results)
@@ -246,8 +257,13 @@ class DenseAdapter(HeadAdapter):
             return results
 
         children = self._recorded_children(recording)
-        state = {"odam_inference": inference, "odam_decoded": []}
-        view = view_of(self.model, RecordedDecoding, children=children, **state)
+        view = view_of(
+            self.model,
+            RecordedDecoding,
+            children=children,
+            odam_inference=inference,
+            odam_decoded=[],
+        )
         outputs = view.forward(batched_inputs)
         if len(given) != 1:
             raise UnsupportedModelError(
@@ -263,7 +279,7 @@ class DenseAdapter(HeadAdapter):
         features: list[Tensor],
         boxes: Sequence[Boxes],
         classes: Sequence[Tensor],
-    ) -> Trace:
+    ) -> Trace[DensePlaces]:
         recording = self.new_recording()
         outputs = list(self.traced_head(recording.masks)(features))
         anchors = self.model.anchor_generator(features)
@@ -278,7 +294,7 @@ class DenseAdapter(HeadAdapter):
         outputs: list[list[Tensor]],
         origins: Sequence[Tensor],
         classes: Sequence[Tensor],
-    ) -> Trace:
+    ) -> Trace[DensePlaces]:
         """
         Args:
             recording: of the run.
@@ -313,28 +329,30 @@ class DenseAdapter(HeadAdapter):
         widths = [feature.shape[-1] for feature in features]
         return Anchors.of_origins(list(origins), anchors, widths, per_cell)
 
-    def retrace(self, trace: Trace) -> Trace:
+    def retrace(self, trace: Trace[DensePlaces]) -> Trace[DensePlaces]:
         trace = super().retrace(trace)
         masks: dict[str, list[list[Derivative]]] = {}
         outputs = list(self.traced_head(masks)(trace.features))
         return replace(trace, places=replace(trace.places, outputs=outputs, masks=masks))
 
-    def evaluate(self, features: list[Tensor], trace: Trace) -> Decisions:
+    def evaluate(self, features: list[Tensor], trace: Trace[DensePlaces]) -> Decisions:
         head = self.model.head
         if self.norm_statistics == "constant":
             towers = {name: with_constant_statistics(self.tower(name)) for name in self.tower_names}
             head = view_of(head, children=towers)
         return self.decide_outputs(self.outputs_at(head(features), trace), trace)
 
-    def decide(self, trace: Trace) -> Decisions:
+    def decide(self, trace: Trace[DensePlaces]) -> Decisions:
         return self.decide_outputs(self.outputs_at(trace.places.outputs, trace), trace)
 
-    def outputs_at(self, predictions: Sequence[list[Tensor]], trace: Trace) -> list[Tensor]:
+    def outputs_at(
+        self, predictions: Sequence[list[Tensor]], trace: Trace[DensePlaces]
+    ) -> list[Tensor]:
         """Outputs (N, size) of each predictor at the detections' anchors."""
         sizes, anchors = self.output_sizes, trace.places.anchors
         return [anchors.read(p, n) for p, n in zip(predictions, sizes, strict=True)]
 
-    def decide_outputs(self, outputs: list[Tensor], trace: Trace) -> Decisions:
+    def decide_outputs(self, outputs: list[Tensor], trace: Trace[DensePlaces]) -> Decisions:
         """What outputs (N, size) of each predictor, at the detections' anchors, say."""
         boxes = self.model.box2box_transform.apply_deltas(outputs[1], trace.places.anchors.boxes)
         known = issubclass(_definer(type(self), "closed_form"), _definer(type(self), "scores"))

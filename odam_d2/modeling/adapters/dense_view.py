@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 
 from .anchors import TracedDecoding
@@ -24,7 +24,9 @@ class RecordedDetector(TracedDecoding):
 
     odam_inference: Callable
 
-    def forward_inference(self, images, features, predictions):
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: list[list[Tensor]]
+    ) -> list[Instances]:
         return self.odam_inference(super().forward_inference, images, features, predictions)
 
 
@@ -46,11 +48,13 @@ class RecordedDecoding(RecordedDetector):
 
     odam_decoded: list[list[Decoded]]
 
-    def _decode_multi_level_predictions(self, *args, **kwargs):
+    def _decode_multi_level_predictions(self, *args: Any, **kwargs: Any) -> Instances:
         self.odam_decoded.append([])
         return super()._decode_multi_level_predictions(*args, **kwargs)
 
-    def _decode_per_level_predictions(self, anchors, pred_scores, pred_deltas, *args):
+    def _decode_per_level_predictions(
+        self, anchors: Boxes, pred_scores: Tensor, pred_deltas: Tensor, *args: Any
+    ) -> Instances:
         found = super()._decode_per_level_predictions(anchors, pred_scores, pred_deltas, *args)
         self.odam_decoded[-1].append(Decoded(anchors, pred_scores, pred_deltas))
         if found.scores.dtype == torch.float64:  # which Detectron2's NMS does not take

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, ImageList, Instances
@@ -29,7 +30,7 @@ from .checks import (
 )
 from .trace import FINAL_SCORES, ROW, Decisions, Trace, split_by_image
 
-__all__ = ["HeadAdapter", "Recording"]
+__all__ = ["HeadAdapter", "Recording", "head_adapter"]
 
 
 @dataclass
@@ -65,9 +66,9 @@ class Recording:
                 found.scores = found.get(FINAL_SCORES)
                 found.remove(FINAL_SCORES)
         self.returned += [_copied(found) for found in instances]
-        of_run = {"inputs": self.inputs, "detect": self.detect}
-        of_run["nms"] = getattr(self.choose, "nms", None)
-        self.traces.append(replace(trace, instances=decided, **of_run))
+        nms = getattr(self.choose, "nms", None)
+        of_run = replace(trace, inputs=self.inputs, detect=self.detect, nms=nms)
+        self.traces.append(replace(of_run, instances=decided))
 
 
 def _copied(found: Instances) -> Instances:
@@ -86,6 +87,8 @@ class HeadAdapter(Adapter):
     ways are registered with :func:`odam_d2.modeling.attribution.head_maps`.
     """
 
+    model: Any  # with the attributes of Detectron2's class, which has no types
+
     @property
     def name(self) -> str:
         """The model, and those of its parts that are the user's own, for messages."""
@@ -102,10 +105,15 @@ class HeadAdapter(Adapter):
         """Network-input pixels per cell of each of them."""
 
     @abstractmethod
-    def recorded_view(self, recording: Recording) -> nn.Module:
-        """The model; each time its head has run, the recording gets the detections' trace."""
+    def recorded_view(self, recording: Any) -> nn.Module:
+        """
+        The model; each time its head has run, the recording gets the detections' trace.
 
-    def new_recording(self, **fields) -> Recording:
+        Args:
+            recording: of :meth:`new_recording`.
+        """
+
+    def new_recording(self, **fields: Any) -> Recording:
         """A family that records more than a :class:`Recording` has one of its own."""
         return Recording(**fields)
 
@@ -220,5 +228,21 @@ class HeadAdapter(Adapter):
         counts = trace.counts()
         scores, boxes = decisions.scores.detach(), decisions.boxes.detach()
         split = (split_by_image(x, counts) for x in (scores, boxes))
-        for found, *of_image in zip(trace.instances, *split, strict=True):
-            check_decisions(self.name, type(self).__name__, found, *of_image, tolerance)
+        by = type(self).__name__
+        for found, s, b in zip(trace.instances, *split, strict=True):
+            check_decisions(self.name, by, found, s, b, tolerance)
+
+
+def head_adapter(adapter: Adapter) -> HeadAdapter:
+    """
+    An adapter that knows backbone and head.
+
+    Raises:
+        UnsupportedModelError: this one does not.
+    """
+    if isinstance(adapter, HeadAdapter):
+        return adapter
+    raise UnsupportedModelError(
+        f"{adapter.name} is explained by {type(adapter).__name__}, which tells nothing of its "
+        f"backbone and head; {GENERAL_WAY}"
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import ROIAlign
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, class_name, view_of, watched
+from odam_d2.modeling.views import Call, Viewed, class_name, view_of, watched
 
 __all__ = [
     "PROPOSALS",
@@ -148,10 +148,12 @@ class Regions(NamedTuple):
 
     def pooled(self) -> list[Tensor] | None:
         """What each stage read, (N, C, R, S); None where it is to be pooled again."""
-        if self.calls is None:
+        if self.calls is None or self.rows is None:
             return None
-        read = [self.calls.pooled(stage, self.rows) for stage in range(self.boxes.shape[1])]
-        return None if any(x is None for x in read) else read
+        stages = range(self.boxes.shape[1])
+        read = [self.calls.pooled(stage, self.rows) for stage in stages]
+        found = [x for x in read if x is not None]
+        return found if len(found) == len(stages) else None
 
 
 class Stage(NamedTuple):
@@ -164,7 +166,7 @@ class Stage(NamedTuple):
         predictor: turns predictions into probabilities and boxes.
     """
 
-    predict: Callable[[Tensor], tuple[Tensor, Tensor]]
+    predict: Callable[[Tensor], tuple[Tensor, ...]]
     predictor: FastRCNNOutputLayers
 
 
@@ -189,7 +191,7 @@ class PooledHead:
     traced: nn.Module
     calls: PooledCalls | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         parts = [(self.pooler, ROIPooler)]
         parts += [(stage.predictor, FastRCNNOutputLayers) for stage in self.stages]
         for part, kind in parts:
@@ -289,7 +291,11 @@ def _(roi_heads: Res5ROIHeads) -> PooledHead:
 
 
 def _one_stage(
-    roi_heads: nn.Module, in_features: list[str], pooler: str, predict: Callable, reader: str
+    roi_heads: StandardROIHeads,
+    in_features: list[str],
+    pooler: str,
+    predict: Callable,
+    reader: str,
 ) -> PooledHead:
     """
     Args:
@@ -311,27 +317,33 @@ def _one_stage(
     return PooledHead(in_features, pools, stages, traced, calls)
 
 
-class _TracedPredictor:
+class _TracedPredictor(Viewed):
     """Mixin for a box predictor: its detections remember the proposal that they came from."""
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         if len(args) != 1 or kwargs:
             raise UnsupportedModelError(
                 f"{class_name(self)} reads more than the output of the box head; {GENERAL_WAY}"
             )
         return super().forward(*args)
 
-    def predict_boxes(self, predictions, proposals):
+    def predict_boxes(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> Sequence[Tensor]:
         return self._seen("boxes", predictions, super().predict_boxes(predictions, proposals))
 
-    def predict_probs(self, predictions, proposals):
+    def predict_probs(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> Sequence[Tensor]:
         return self._seen("scores", predictions, super().predict_probs(predictions, proposals))
 
-    def _seen(self, name, predictions, result):
+    def _seen(self, name: str, predictions: object, result: Sequence[Tensor]) -> Sequence[Tensor]:
         self.odam_decoded[name] = predictions, result
         return result
 
-    def inference(self, predictions, proposals):
+    def inference(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
         instances, kept = super().inference(predictions, proposals)
         if not isinstance(predictions, (list, tuple)) or len(predictions) < 2:
             raise UnsupportedModelError(
@@ -348,7 +360,9 @@ class _TracedPredictor:
             start += len(given)
         return instances, kept
 
-    def _decoded(self, predictions, proposals) -> Iterator[tuple[Tensor, Tensor]]:
+    def _decoded(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Boxes and scores of each image, among which Detectron2 chose."""
         for name, decode in (("boxes", self.predict_boxes), ("scores", self.predict_probs)):
             of, _ = self.odam_decoded.get(name, (None, None))

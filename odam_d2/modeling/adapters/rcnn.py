@@ -91,11 +91,18 @@ class RCNNAdapter(HeadAdapter):
 
     def recorded_view(self, recording: Recording) -> nn.Module:
         head = pooled_head(self.roi_heads)  # with calls of its own
-        heads, read = head.traced, {}
+        heads = head.traced
+        read: dict[str, ImageList] = {}
         if recording.choose is not None:
             heads = with_limits(heads, test_nms_thresh=NO_NMS, test_topk_per_image=-1)
 
-        def forward(forward, images, features, proposals, targets):
+        def forward(
+            forward: Callable,
+            images: ImageList,
+            features: dict[str, Tensor],
+            proposals: list[Instances],
+            targets: object,
+        ) -> tuple[list[Instances], dict]:
             read["images"] = images
             instances, losses = forward(images, features, proposals, targets)
             trace = self._trace(recording, head, images, features, instances)
@@ -107,7 +114,7 @@ class RCNNAdapter(HeadAdapter):
             recording.add(trace, instances)
             return instances, losses
 
-        def choose(features, instances):
+        def choose(features: dict[str, Tensor], instances: list[Instances]) -> list[Instances]:
             if recording.choose is None:
                 return instances
             trace = self._trace(recording, head, read["images"], features, instances)
@@ -126,7 +133,7 @@ class RCNNAdapter(HeadAdapter):
         images: ImageList,
         features: dict[str, Tensor],
         instances: list[Instances],
-    ) -> Trace:
+    ) -> Trace[Regions]:
         """
         Where traced detections were read.
 
@@ -155,7 +162,7 @@ class RCNNAdapter(HeadAdapter):
         features: list[Tensor],
         regions: Regions,
         classes: Sequence[Tensor],
-    ) -> Trace:
+    ) -> Trace[Regions]:
         """
         Args:
             features: what the head read, of each level.
@@ -180,13 +187,13 @@ class RCNNAdapter(HeadAdapter):
         features: list[Tensor],
         boxes: Sequence[Boxes],
         classes: Sequence[Tensor],
-    ) -> Trace:
+    ) -> Trace[Regions]:
         regions = Regions(self.head.refine(features, boxes, images.image_sizes))
         return self.trace_regions(images, features, regions, classes)
 
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> Trace:
+    ) -> Trace[Regions]:
         """By the model's own inference, with the boxes as its proposals."""
         if not any(map(len, boxes)):
             return super().trace_boxes(batched_inputs, boxes, classes)
@@ -195,7 +202,8 @@ class RCNNAdapter(HeadAdapter):
             Instances(size, proposal_boxes=b, objectness_logits=b.tensor.new_zeros(len(b)))
             for size, b in zip(sizes, boxes, strict=True)
         ]
-        recording, given = self.new_recording(), []
+        recording = self.new_recording()
+        given: list[Trace[Regions]] = []
         children = {
             "backbone": self.watched_backbone(recording),
             "roi_heads": self.reading_heads(recording, boxes, classes, given.append),
@@ -221,7 +229,7 @@ class RCNNAdapter(HeadAdapter):
         recording: Recording,
         boxes: Sequence[Boxes],
         classes: Sequence[Tensor],
-        see: Callable[[Trace], None],
+        see: Callable[[Trace[Regions]], None],
     ) -> nn.Module:
         """
         A view of the ROI heads whose proposals are given boxes. When it has run, and decided as
@@ -229,7 +237,13 @@ class RCNNAdapter(HeadAdapter):
         """
         head = pooled_head(self.roi_heads)  # with calls of its own
 
-        def forward(forward, images, features, proposals, targets):
+        def forward(
+            forward: Callable,
+            images: ImageList,
+            features: dict[str, Tensor],
+            proposals: list[Instances],
+            targets: object,
+        ) -> tuple[list[Instances], dict]:
             instances, losses = forward(images, features, proposals, targets)
             detected = self._trace(recording, head, images, features, instances)
             for found in instances:
@@ -257,10 +271,14 @@ class RCNNAdapter(HeadAdapter):
         limits = {"test_score_thresh": -1.0, "test_nms_thresh": NO_NMS}
         limits["test_topk_per_image"] = _COMPARED
         heads = with_limits(head.traced, SingleScores, **limits)
-        unchanged = {"odam_choose": lambda _features, instances: instances}
-        return view_of(heads, RecordedHeads, odam_forward=forward, **unchanged)
+        return view_of(
+            heads,
+            RecordedHeads,
+            odam_forward=forward,
+            odam_choose=lambda _features, instances: instances,
+        )
 
-    def check_pooled(self, trace: Trace) -> None:
+    def check_pooled(self, trace: Trace[Regions]) -> None:
         """
         Raises:
             UnsupportedModelError: what was read is not what is explained, or not all of it.
@@ -286,41 +304,41 @@ class RCNNAdapter(HeadAdapter):
             for index in rows[share::shares].split(size):
                 self._check_pooled(trace.select(index), slice(first, end))
 
-    def _check_pooled(self, trace: Trace, channels: slice) -> None:
+    def _check_pooled(self, trace: Trace[Regions], channels: slice) -> None:
         kept = trace.places.pooled()
         if kept is not None:
             features = [feature[:, channels] for feature in trace.features]
             for read, again in zip(kept, self._pool(features, trace), strict=True):
                 check_pooled(self.name, read[:, channels], again)
 
-    def retrace(self, trace: Trace) -> Trace:
+    def retrace(self, trace: Trace[Regions]) -> Trace[Regions]:
         return replace(super().retrace(trace), places=Regions(trace.places.boxes))
 
-    def evaluate(self, features: list[Tensor], trace: Trace) -> Decisions:
+    def evaluate(self, features: list[Tensor], trace: Trace[Regions]) -> Decisions:
         return self.decide_pooled(self._pool(features, trace), trace)
 
-    def decide(self, trace: Trace) -> Decisions:
+    def decide(self, trace: Trace[Regions]) -> Decisions:
         return self.decide_pooled(self.pooled(trace), trace)
 
-    def pooled_bytes(self, trace: Trace) -> int:
+    def pooled_bytes(self, trace: Trace[Regions]) -> int:
         """Of what all stages pool for a detection."""
         rows, columns = self.head.spec(0).output_size
         feature = trace.features[0]
         cells = feature.shape[1] * rows * columns * len(self.head.stages)
         return cells * feature.element_size()
 
-    def pooled(self, trace: Trace) -> list[Tensor]:
+    def pooled(self, trace: Trace[Regions]) -> list[Tensor]:
         """What the head pooled for each stage, (N, C, R, S), kept or pooled again."""
         return trace.places.pooled() or self._pool(trace.features, trace)
 
-    def _pool(self, features: list[Tensor], trace: Trace) -> list[Tensor]:
+    def _pool(self, features: list[Tensor], trace: Trace[Regions]) -> list[Tensor]:
         counts = trace.counts()
         return [
             self.head.pooler(features, [Boxes(part) for part in boxes.split(counts)])
             for boxes in trace.places.boxes.unbind(dim=1)
         ]
 
-    def decide_pooled(self, pooled: list[Tensor], trace: Trace) -> Decisions:
+    def decide_pooled(self, pooled: list[Tensor], trace: Trace[Regions]) -> Decisions:
         """What the stages say together of their pooled features."""
         probabilities, logits = [], []
         stages = zip(self.head.stages, pooled, trace.places.boxes.unbind(dim=1), strict=True)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
-from detectron2.structures import Instances
-from torch import nn
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
 
-from odam_d2.modeling.views import view_of, with_replaced
+from odam_d2.modeling.views import Viewed, view_of, with_replaced
 
 __all__ = ["GivenProposals", "RecordedHeads", "SingleScores", "with_limits"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-class RecordedHeads:
+class RecordedHeads(Viewed):
     """
     Mixin for ROI heads.
 
@@ -30,32 +30,42 @@ class RecordedHeads:
     odam_forward: Callable
     odam_choose: Callable
 
-    def forward(self, images, features, proposals, targets=None):
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict]:
         return self.odam_forward(super().forward, images, features, proposals, targets)
 
-    def forward_with_given_boxes(self, features, instances):
+    def forward_with_given_boxes(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> list[Instances]:
         chosen = self.odam_choose(features, instances)
         return super().forward_with_given_boxes(features, chosen)
 
 
-class GivenProposals:
+class GivenProposals(Viewed):
     """Mixin for a proposal generator: it proposes what is given."""
 
     odam_proposals: list[Instances]
 
-    def forward(self, *_args, **_kwargs):
+    def forward(self, *_args: object, **_kwargs: object) -> tuple[list[Instances], dict]:
         return self.odam_proposals, {}
 
 
-class SingleScores:
+class SingleScores(Viewed):
     """Mixin for a box predictor: Detectron2's NMS does not take scores in double precision."""
 
-    def predict_probs(self, predictions, proposals):
+    def predict_probs(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> list[Tensor]:
         probabilities = super().predict_probs(predictions, proposals)
         return [p.float() if p.dtype == torch.float64 else p for p in probabilities]
 
 
-def with_limits(roi_heads: M, mixin: type | None = None, /, **limits) -> M:
+def with_limits(roi_heads: M, mixin: type | None = None, /, **limits: Any) -> M:
     """A view with another threshold, or another number of detections."""
     predictors = (m for m in roi_heads.modules() if isinstance(m, FastRCNNOutputLayers))
     return with_replaced(roi_heads, {m: view_of(m, mixin, **limits) for m in predictors})

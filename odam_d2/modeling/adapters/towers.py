@@ -10,7 +10,7 @@ from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBa
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import Viewed, view_of
 
 __all__ = [
     "Derivative",
@@ -39,15 +39,16 @@ class Derivative(NamedTuple):
         return self.active if self.scale is None else self.active * self.scale[:, :, None, None]
 
 
-class TracedTower:
+class TracedTower(Viewed):
     """
     Mixin for ``nn.Sequential``: remembers the derivative of what follows each convolution, in
     ``odam_masks``, a list to which every call (one for each level) appends its list of
     :class:`Derivative`.
     """
 
-    def forward(self, x):
-        masks, scale = [], None
+    def forward(self, x: Tensor) -> Tensor:
+        masks: list[Tensor] = []
+        scale = None
         for module in self:
             if not isinstance(module, (nn.Conv2d, nn.ReLU)):
                 scale = norm_scale(module, precise(x))
@@ -78,7 +79,9 @@ def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
 
 @norm_scale.register
 def _(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    variance = x.var(dim=(0, 2, 3), correction=0) if norm.training else norm.running_var
+    variance = norm.running_var
+    if norm.training or variance is None:
+        variance = x.var(dim=(0, 2, 3), correction=0)
     scale = (variance + norm.eps).rsqrt()
     return (scale if norm.weight is None else norm.weight * scale)[None]
 
@@ -102,10 +105,10 @@ def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     return scale if norm.weight is None else norm.weight * scale
 
 
-class ConstantStatistics:
+class ConstantStatistics(Viewed):
     """Mixin for ``nn.GroupNorm``: the same values, and mean and variance count as constants."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         values = super().forward(x.detach())
         return values + (x - x.detach()) * norm_scale(self, x.detach())[:, :, None, None]
 
@@ -168,9 +171,10 @@ def _kind(module: nn.Module, constant: bool) -> str:
     return kinds.get(type(module), "?") if is_plain(module, type(module)) else "?"
 
 
-def _keeps_size(conv: nn.Conv2d) -> bool:
+def _keeps_size(conv: nn.Module) -> bool:
     return (
-        conv.kernel_size[0] == conv.kernel_size[1]
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.kernel_size[0] % 2 == 1
         and conv.padding == (conv.kernel_size[0] // 2,) * 2
         and conv.padding_mode == "zeros"

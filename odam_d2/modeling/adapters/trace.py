@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from detectron2.structures import Instances
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.views import Call
+from odam_d2.structures import OdamMaps
 
 __all__ = ["FINAL_SCORES", "ROW", "ClosedForm", "Decisions", "Places", "Trace", "split_by_image"]
 
-T = TypeVar("T")
+S = TypeVar("S", Tensor, OdamMaps)
+P = TypeVar("P", bound="Places")
 
 ROW = "odam_row"
 """Field of detections on their way out of a model: (N,), their rows of all traces of the run."""
@@ -33,12 +35,12 @@ near 0 and 1 too, and the logits that they are functions of; None where there is
 class Places(Protocol):
     """Where N detections were read, in terms of their family, and what was read there."""
 
-    def select(self, index: Tensor) -> Places:
+    def select(self: P, index: Tensor) -> P:
         """Those of some of the detections, (n,) int64."""
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Generic[P]):
     """
     N detections of a batch of I images, ordered by image, as one run of a model read them. Plain
     data: whoever has it needs nothing else of the run.
@@ -67,18 +69,18 @@ class Trace:
     image: Tensor
     classes: Tensor
     levels: Tensor
-    places: Places
+    places: P
     backbone: Call | None = field(default=None, repr=False)
     versions: tuple[int, ...] = ()
     instances: Sequence[Instances] | None = None
     inputs: Sequence[dict] = ()
-    detect: Callable[[list[dict]], Trace] | None = field(default=None, repr=False)
+    detect: Callable[[list[dict]], Trace[P]] | None = field(default=None, repr=False)
     nms: object = None
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def select(self, index: Tensor) -> Trace:
+    def select(self, index: Tensor) -> Trace[P]:
         """Some of the detections, in increasing order; they are given places from then on."""
         chosen = {name: getattr(self, name)[index] for name in ("image", "classes", "levels")}
         return replace(self, places=self.places.select(index), instances=None, **chosen)
@@ -90,7 +92,7 @@ class Trace:
         return self.image.bincount(minlength=len(self.image_sizes)).tolist()
 
     @staticmethod
-    def image_of(instances: Sequence[Sequence], device: torch.device) -> Tensor:
+    def image_of(instances: Sequence[Sized], device: torch.device) -> Tensor:
         """(N,) index of the image that each of the detections of all images belongs to."""
         counts = torch.tensor([len(found) for found in instances], device=device)
         return torch.repeat_interleave(
@@ -141,7 +143,7 @@ class Decisions:
         )
 
 
-def split_by_image(fields: T, counts: list[int]) -> list[T]:
+def split_by_image(fields: S, counts: list[int]) -> list[S]:
     """Cut what can be sliced along N into one piece for each image."""
     pieces, start = [], 0
     for count in counts:

@@ -22,6 +22,7 @@ from odam_d2.core.rise import reliability, rise_mask, similarity
 from odam_d2.files import read_torch, write_torch
 from odam_d2.fingerprint import describe, differences, digest, versions
 from odam_d2.modeling.adapters.base import Adapter
+from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
@@ -51,7 +52,8 @@ class DRise(Method):
         return "masked images"
 
     def __call__(self, adapter: Adapter, trace: Trace | OutputsTrace, targets: Targets) -> OdamMaps:
-        if trace.detect is None:
+        again = trace.detect
+        if again is None:
             raise InputError("D-RISE explains what was detected; boxes need another method")
         detector = {
             "model": adapter.model,
@@ -61,7 +63,7 @@ class DRise(Method):
         found = _detections(adapter, trace)
 
         def detect(inputs: list[dict]) -> list[dict]:
-            return [{"instances": x} for x in _detections(adapter, trace.detect(inputs))]
+            return [{"instances": x} for x in _detections(adapter, again(inputs))]
 
         return OdamMaps.cat(
             [
@@ -75,7 +77,7 @@ def _detections(adapter: Adapter, trace: Trace | OutputsTrace) -> list[Instances
     """The detections of each image, with the probabilities of all classes where they are known."""
     if not isinstance(trace, Trace):
         return list(trace.instances)
-    found = [Instances(x.image_size, **x.get_fields()) for x in trace.instances]
+    found = [Instances(x.image_size, **x.get_fields()) for x in trace.instances or ()]
     for of_image in found:  # a dense detector clips boxes at the very end
         of_image.pred_boxes = of_image.pred_boxes.clone()
         of_image.pred_boxes.clip(of_image.image_size)
@@ -83,8 +85,9 @@ def _detections(adapter: Adapter, trace: Trace | OutputsTrace) -> list[Instances
         for of_image in found:
             of_image.set(PROBABILITIES, of_image.scores.new_zeros(0, adapter.num_classes))
         return found
-    decisions = adapter.decide(trace)
-    adapter.check_same(trace, decisions)
+    head = head_adapter(adapter)
+    decisions = head.decide(trace)
+    head.check_same(trace, decisions)
     probabilities = decisions.probabilities[:, : adapter.num_classes].split(trace.counts())
     for of_image, part in zip(found, probabilities, strict=True):
         of_image.set(PROBABILITIES, part)

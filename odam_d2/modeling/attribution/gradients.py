@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from odam_d2.core import cam
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.adapters.base import Adapter
-from odam_d2.modeling.adapters.head import HeadAdapter
+from odam_d2.modeling.adapters.head import HeadAdapter, head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsAdapter, OutputsTrace
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.precision import runs_in_half
@@ -57,24 +58,24 @@ class GradientMethod(Method):
         layer = adapter.layer_or_default(self.layer)
         if layer:
             return f"autograd at {layer}"
-        return algorithm(adapter) if self.rule is cam.odam else "autograd"
+        return algorithm(head_adapter(adapter)) if self.rule is cam.odam else "autograd"
 
-    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+    def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         if isinstance(trace, OutputsTrace):
             layer = adapter.layer_or_default(self.layer)
             return _maps_of_outputs(self, adapter, trace, targets, layer)
-        with in_full_precision(adapter, trace) as (adapter, trace):
+        with in_full_precision(head_adapter(adapter), trace) as (precise, again):
             limits = (self.smoothing_sigma, self.max_bytes)
             # ODAM's own rule is linear in the gradient, which the faster ways rely on.
             rule = None if self.rule is cam.odam else self.rule
             if self.layer:
-                return layer_maps(adapter, trace, targets, self.layer, *limits, rule)
+                return layer_maps(precise, again, targets, self.layer, *limits, rule)
             if rule is None:
-                maps = head_maps(adapter, trace, targets, *limits)
+                maps = head_maps(precise, again, targets, *limits)
             else:
-                maps = autograd_head_maps(adapter, trace, targets, *limits, rule)
-            adapter.check_same(trace, maps.decisions)
-            geometry = level_geometry(adapter, trace, maps.origins)
+                maps = autograd_head_maps(precise, again, targets, *limits, rule)
+            precise.check_same(again, maps.decisions)
+            geometry = level_geometry(precise, again, maps.origins)
             return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
 
 
@@ -95,17 +96,17 @@ class ImageGradientMethod(Method):
     def algorithm(self, adapter: Adapter) -> str:
         return "autograd at the image"
 
-    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+    def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         if isinstance(trace, OutputsTrace):
             return _maps_of_outputs(self, adapter, trace, targets, None)
-        with in_full_precision(adapter, trace) as (adapter, trace):
+        with in_full_precision(head_adapter(adapter), trace) as (precise, again):
             limits = (self.smoothing_sigma, self.max_bytes)
-            return image_maps(adapter, trace, targets, *limits, self.rule)
+            return image_maps(precise, again, targets, *limits, self.rule)
 
 
 def _maps_of_outputs(
     method: GradientMethod | ImageGradientMethod,
-    adapter: OutputsAdapter,
+    adapter: Adapter,
     trace: OutputsTrace,
     targets: Targets,
     layer: str | None,
@@ -120,7 +121,9 @@ def _maps_of_outputs(
 
     names = [target.name for target in targets]
     limits = (method.smoothing_sigma, method.max_bytes)
-    found = output_maps(adapter.model, trace.inputs, outputs, layer, names, method.rule, *limits)
+    found = output_maps(
+        adapter.model, list(trace.inputs), outputs, layer, names, method.rule, *limits
+    )
     return targets.maps(found.values, **found.fields)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +136,11 @@ def _padded_size(
     sizes = [x["image"].shape[-2:] for x in batched_inputs]
     largest = (max(h for h, _ in sizes), max(w for _, w in sizes))
 
-    def size():
-        return largest if images.feature is None else tuple(images.feature.shape[-2:])
+    def size() -> tuple[int, int]:
+        if images.feature is None:
+            return largest
+        height, width = images.feature.shape[-2:]
+        return height, width
 
     return size
 
@@ -153,13 +157,11 @@ def _layers(
     return names or layer_names(model)
 
 
-def _checked(
-    values: Iterable[Tensor], batched_inputs: list[dict], targets: Sequence[str]
-) -> list[Tensor]:
+def _checked(returned: Any, batched_inputs: list[dict], targets: Sequence[str]) -> list[Tensor]:
     """The values as (n, T) for each image."""
-    kind = type(values).__name__
-    one_number = isinstance(values, Tensor) and not values.dim()
-    values = list(values) if isinstance(values, Iterable) and not one_number else [values]
+    kind = type(returned).__name__
+    one_number = isinstance(returned, Tensor) and not returned.dim()
+    values = list(returned) if isinstance(returned, Iterable) and not one_number else [returned]
     if not all(isinstance(value, Tensor) for value in values):
         raise InputError(
             f"outputs returned {kind}; it must return a list of tensors (n, T), one for each image"
@@ -204,7 +206,9 @@ def _maps(
     for column in columns:
         anywhere: list[Tensor] = [column.new_zeros(0, dtype=torch.bool)]
 
-        def weigh(gradient: Tensor, of_feature: Tensor, anywhere=anywhere) -> Tensor:
+        def weigh(
+            gradient: Tensor, of_feature: Tensor, anywhere: list[Tensor] = anywhere
+        ) -> Tensor:
             anywhere.append(gradient.flatten(1).any(dim=1))
             return rule(gradient, of_feature)
 
@@ -254,7 +258,7 @@ def _geometry(
     layer: CapturedLayer, batched_inputs: list[dict], counts: list[int]
 ) -> dict[str, Tensor]:
     """The fields of ``OdamMaps`` for maps on whole layers."""
-    feature = layer.feature
+    feature = layer.leaf
     sizes = [x["image"].shape[-2:] for x in batched_inputs]
     image_sizes = torch.tensor(
         [size for size, count in zip(sizes, counts, strict=True) for _ in range(count)],

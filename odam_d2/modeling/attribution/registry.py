@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from fvcore.common.registry import Registry
 
 from odam_d2.modeling.adapters.base import Adapter
-from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
@@ -27,11 +27,11 @@ class Method(ABC):
     """Makes the maps of detections. Methods are plain data: equal ones make equal maps."""
 
     @abstractmethod
-    def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
+    def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         """
         Args:
             adapter: knows the model; ``adapter.evaluate(features, trace)`` is what it decides.
-            trace: of N > 0 detections.
+            trace: of N > 0 detections, a :class:`Trace` or what the adapter has in its place.
             targets: ``targets.of(decisions)`` are the scalars, ``targets.maps(...)`` the result.
         """
 

@@ -34,14 +34,14 @@ def layer_maps(
 ) -> OdamMaps:
     """Maps on a layer of the backbone."""
     adapter.check_rerun(trace)
-    size = tuple(trace.images.shape[-2:])
-    with captured(adapter.model.backbone, layer, size) as found:
+    height, width = trace.images.shape[-2:]
+    with captured(adapter.model.backbone, layer, (height, width)) as found:
         features = adapter.features(trace.images)
         decisions = adapter.evaluate(features, trace)
     adapter.check_same(trace, decisions, rerun=True)
     scalars, every = targets.of(decisions), slice(None)
-    values = gradient_maps(scalars, found.feature, trace.image, every, sigma, max_bytes, rule)
-    _check_read(values, features, found.feature, trace, f"layer {layer!r}")
+    values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule)
+    _check_read(values, features, found.leaf, trace, f"layer {layer!r}")
     maps = HeadMaps.of(values.relu_(), trace.image, scalars, decisions)
     geometry = whole_geometry(trace, values, found.stride)
     return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
@@ -58,13 +58,13 @@ def image_maps(
     decisions = adapter.evaluate(features, trace)
     adapter.check_same(trace, decisions, rerun=True)
     scalars = targets.of(decisions)
-    values = [
+    of_targets = [
         gradient_heat_maps(
             scalar.values, images, trace.image, sigma, max_bytes=max_bytes, weigh=rule
         )
         for scalar in scalars
     ]
-    values = torch.stack(values, dim=1)
+    values = torch.stack(of_targets, dim=1)
     _check_read(values, features, images, trace, "the images")
     maps = HeadMaps.of(values, trace.image, scalars, decisions)
     geometry = whole_geometry(trace, values, 1.0)

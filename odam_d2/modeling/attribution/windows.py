@@ -6,6 +6,7 @@ head's convolutions on that window alone (design: "dense heads").
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -51,14 +52,13 @@ def _(
     of_predictors = dict(zip(adapter.towers, zip(*seeds, strict=True), strict=True))
     heads = {tower: _dense_head(adapter, tower, trace) for tower in adapter.tower_names}
     radius = max(head.radius for head in heads.values())
-    total = None
+    parts = []
     for tower, head in heads.items():
         windows = _tower_maps(adapter, tower, head, of_predictors, trace, sigma, max_bytes)
         margin = radius - head.radius
-        values = F.pad(windows.values, (margin,) * 4)
-        total = values if total is None else total.add_(values)
+        parts.append(F.pad(windows.values, (margin,) * 4))
         origins = torch.stack([windows.row - margin, windows.column - margin], dim=1)
-    return HeadMaps.of(total.relu_(), origins, scalars, decisions)
+    return HeadMaps.of(reduce(Tensor.add_, parts).relu_(), origins, scalars, decisions)
 
 
 def scalar_gradients(scalars: Sequence[Differentiable], inputs: Sequence[Tensor]) -> list[Seeds]:
@@ -115,7 +115,8 @@ def _tower_maps(
     for name in names:
         size = adapter.output_sizes[list(adapter.towers).index(name)]
         none = values.new_zeros(len(trace), size)
-        chosen = [none if seeds[name][t] is None else seeds[name][t] for t in used]
+        of_targets = [seeds[name][t] for t in used]
+        chosen = [none if seed is None else seed for seed in of_targets]
         per_cell = getattr(adapter.model.head, name).out_channels // size
         spread.append(anchors.spread(torch.stack(chosen, dim=1), per_cell))
     of_layers = zip(*trace.places.masks[tower], strict=True)

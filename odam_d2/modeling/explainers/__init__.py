@@ -4,10 +4,13 @@ it did, where it is built from the methods that :mod:`odam_d2.modeling.adapters`
 """
 
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
 
 from odam_d2.modeling.adapters import (
+    Adapter,
     Decisions,
     DenseAdapter,
     OutputsAdapter,
@@ -28,12 +31,14 @@ __all__ = [
     "register_explainer",
 ]
 
+A = TypeVar("A", bound=Adapter)
+
 
 def _deprecated(name: str, instead: str) -> None:
     warnings.warn(f"{name} is deprecated; use {instead}", DeprecationWarning, stacklevel=3)
 
 
-def register_explainer(model_type: type):
+def register_explainer(model_type: type) -> Callable[[type[A]], type[A]]:
     """Deprecated: :func:`odam_d2.modeling.register_adapter`."""
     _deprecated("register_explainer", "odam_d2.modeling.register_adapter")
     return register_adapter(model_type)
@@ -42,7 +47,7 @@ def register_explainer(model_type: type):
 class DenseExplainer(DenseAdapter):
     """Deprecated: :class:`odam_d2.modeling.adapters.DenseAdapter`."""
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         _deprecated("DenseExplainer", "odam_d2.modeling.adapters.DenseAdapter")
 
@@ -50,7 +55,7 @@ class DenseExplainer(DenseAdapter):
 class OutputsExplainer(OutputsAdapter):
     """Deprecated: :class:`odam_d2.modeling.OutputsAdapter`, whose outputs are ``Decisions``."""
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         _deprecated("OutputsExplainer", "odam_d2.modeling.OutputsAdapter")
 

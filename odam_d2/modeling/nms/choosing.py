@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +14,7 @@ from odam_d2.core.nms import Suppression
 from odam_d2.modeling.adapters.trace import FINAL_SCORES, Trace, split_by_image
 from odam_d2.structures import OdamMaps
 
-from .registry import Candidates
+from .registry import Candidates, Postprocessor
 
 __all__ = ["Choice"]
 
@@ -34,7 +34,7 @@ class Choice:
             ``odam_maps``.
     """
 
-    nms: Callable[[Candidates], Suppression]
+    nms: Postprocessor
     class_maps: Callable[[Trace], OdamMaps]
     record: bool = False
     records: list[Instances] = field(default_factory=list)
@@ -49,14 +49,16 @@ class Choice:
         Detections keep their own scores; those that soft NMS gave them are in the field
         :data:`FINAL_SCORES`.
         """
-        maps: Sequence[OdamMaps | None] = [None] * len(candidates)
+        maps: list[OdamMaps] = []
         if self.nms.needs_maps or self.record:
             counts = [len(found) for found in candidates]
             detected = replace(trace, instances=candidates)  # to be compared with
             maps = split_by_image(self.class_maps(detected), counts)
         chosen, rows, start = [], [], 0
-        for found, of_image in zip(candidates, maps, strict=True):
-            correlation = _correlation(of_image) if self.nms.needs_maps else None
+        for number, found in enumerate(candidates):
+            of_image = maps[number] if maps else None
+            compared = of_image if self.nms.needs_maps else None
+            correlation = None if compared is None else _correlation(compared)
             result = self.nms(
                 Candidates(
                     found.pred_boxes.tensor,

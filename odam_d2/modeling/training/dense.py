@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
-from detectron2.structures import ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.cell_gradients import cell_heat_maps
@@ -18,7 +18,7 @@ from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import class_name, view_of, watched
+from odam_d2.modeling.views import Viewed, class_name, view_of, watched
 
 from .view import positives, training_view
 
@@ -58,15 +58,23 @@ def _check_tower(adapter: DenseAdapter) -> None:
             )
 
 
-class _Training:
+class _Training(Viewed):
     """Mixin for a ``DenseDetector``: one more loss, on the maps of the positives."""
 
-    def label_anchors(self, anchors, gt_instances):
+    def label_anchors(
+        self, anchors: list[Boxes], gt_instances: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
         labels = super().label_anchors(anchors, gt_instances)
         object.__setattr__(self, "odam_labels", labels)
         return labels
 
-    def forward_training(self, images, features, predictions, gt_instances):
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: list[list[Tensor]],
+        gt_instances: list[Instances],
+    ) -> dict:
         adapter, recording, training = self.odam_adapter, self.odam_recording, self.odam_loss
         sizes = adapter.output_sizes
         check_head(adapter.name, recording.head_calls, features, predictions, sizes)
@@ -152,6 +160,6 @@ def _logit_maps(
     if not (training.second_order and training.trains):
         rows = rows.detach()
         kernels = [kernel.detach() for kernel in kernels]
-        derivatives = [[x.detach() for x in levels] for levels in derivatives]
+        derivatives = [tuple(x.detach() for x in levels) for levels in derivatives]
     sigma = settings.smoothing_sigma
     return cell_heat_maps(kernels, rows, derivatives, trace.features, anchors.cells, sigma)

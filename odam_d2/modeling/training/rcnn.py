@@ -19,7 +19,7 @@ from odam_d2.modeling.attribution.pooled import stage_windows
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import in_evaluation
-from odam_d2.modeling.views import Call, view_of, with_replaced
+from odam_d2.modeling.views import Call, Viewed, view_of, with_replaced
 
 from .view import positives, training_view
 
@@ -62,35 +62,42 @@ def _relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
-class _ConstantMask:
+class _ConstantMask(Viewed):
     """Mixin for ``nn.ReLU``, see :func:`_relu`."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return _relu(x)
 
 
 def _with_constant_masks(roi_heads: nn.Module) -> nn.Module:
     """ROI heads that compute the same."""
-    masked = {m: view_of(m, _ConstantMask) for m in roi_heads.modules() if type(m) is nn.ReLU}
+    masked: dict[nn.Module, nn.Module] = {}
+    masked |= {m: view_of(m, _ConstantMask) for m in roi_heads.modules() if type(m) is nn.ReLU}
     convolutions = (m for m in roi_heads.modules() if isinstance(m, Conv2d))
     masked |= {m: view_of(m, activation=_relu) for m in convolutions if m.activation is F.relu}
     return with_replaced(roi_heads, masked)
 
 
-class _RecordingPredictor:
+class _RecordingPredictor(Viewed):
     """Mixin for a box predictor: what its losses are computed from is added to ``odam_matched``."""
 
-    def losses(self, predictions, proposals):
+    def losses(self, predictions: tuple[Tensor, ...], proposals: list[Instances]) -> dict:
         # Fields of their own: Detectron2 may give the proposals other boxes later on.
         kept = [Instances(p.image_size, **p.get_fields()) for p in proposals]
         self.odam_matched.append((predictions, kept))
         return super().losses(predictions, proposals)
 
 
-class _TrainingHeads:
+class _TrainingHeads(Viewed):
     """Mixin for ROI heads: one more loss, on the maps of the positives."""
 
-    def forward(self, images, features, proposals, targets=None):
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict]:
         self.odam_matched.clear()
         proposals, losses = super().forward(images, features, proposals, targets)
         stages = _positives(
@@ -132,8 +139,8 @@ def _positives(
             _check_heads(adapter, images, features, [given[:_FEW] for given in matched[0][1]])
             _CHECKED.add(adapter.model.roi_heads)
         return [
-            _stage_positives(adapter, stage, images, levels, *of_stage, training, settings)
-            for stage, of_stage in zip(adapter.head.stages, matched, strict=True)
+            _stage_positives(adapter, stage, images, levels, said, given, training, settings)
+            for stage, (said, given) in zip(adapter.head.stages, matched, strict=True)
         ]
 
 
@@ -169,7 +176,7 @@ def _stage_positives(
     stage: Stage,
     images: ImageList,
     features: list[Tensor],
-    predictions: tuple[Tensor, Tensor],
+    predictions: tuple[Tensor, ...],
     proposals: list[Instances],
     training: OdamTraining,
     settings: ExplainSettings,
@@ -200,7 +207,7 @@ def _stage_positives(
 
 
 def _labels(
-    stage: Stage, predictions: tuple[Tensor, Tensor], given: Instances, num_classes: int
+    stage: Stage, predictions: tuple[Tensor, ...], given: Instances, num_classes: int
 ) -> tuple[Boxes, Labels]:
     """The proposals of an image that were matched with an object, and which one that is."""
     rows = ((given.gt_classes >= 0) & (given.gt_classes < num_classes)).nonzero().squeeze(1)
