@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.cam import odam
+from odam_d2.core.errors import InputError
 from odam_d2.structures import OdamMaps
 
 from .adapters.base import Adapter, build_adapter
@@ -135,6 +136,8 @@ class Explanation:
             precise = replace(self, adapter=self.adapter.in_full_precision())
             with torch.autocast(like.device.type, enabled=False):
                 return precise.explain_boxes(batched_inputs, boxes, classes)
+        if not self.targets:  # which a run of the model may do without
+            raise InputError("no targets to explain; give at least one, such as 'class'")
         with conditions_together():
             trace = self.adapter.trace_boxes(batched_inputs, boxes, classes)
             trace, decisions = _with_decisions(self.adapter, trace)

@@ -6,7 +6,7 @@ from detectron2.layers import batched_nms
 from oracle import SLIM, full_map, two_images, zoo_model
 from training_cases import CASES, MASK, PANOPTIC
 
-from odam_d2 import ExplainSettings, explain
+from odam_d2 import ExplainSettings, explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import odam_nms, soft_nms
 from odam_d2.modeling.adapters import build_adapter
@@ -250,3 +250,10 @@ def test_candidates_without_maps_have_none_to_compare():
     candidates = Candidates(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64), 0.5)
     with pytest.raises(InputError, match="these candidates have none"):
         OdamNms()(candidates)
+
+
+def test_given_boxes_need_a_target_whatever_the_nms():
+    inputs = two_images()[:1]
+    boxes, classes = [torch.tensor([[5.0, 5, 40, 40]])], [torch.tensor([0])]
+    with pytest.raises(InputError, match="no targets to explain"):
+        explain_boxes(build("retinanet"), inputs, boxes, classes, targets=(), nms=Nms())

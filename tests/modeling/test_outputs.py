@@ -12,6 +12,7 @@ from torch import nn
 
 from odam_d2 import explain_outputs
 from odam_d2.core.errors import InputError
+from odam_d2.modeling.attribution.d_rise import DRise
 
 
 @pytest.fixture
@@ -288,6 +289,7 @@ def test_input_gradients_need_one_pass_of_images(detr):
         ({"class_names": ("a",)}, "no setting 'class_names'"),
         ({"chunk": 3}, "no setting 'chunk'"),
         ({"method": "d_rise"}, "cannot make the maps of 'd_rise'.*register an OutputsExplainer"),
+        ({"method": DRise()}, "makes maps of gradients, and DRise is no such method: use explain"),
         ({"method": "input_gradient"}, "of the image itself; leave layer out, not 'backbone'"),
         ({"targets": ()}, "they must be names, one for each value"),
         ({"targets": (*TARGETS[:4], 3)}, "they must be names"),
