@@ -269,8 +269,9 @@ def _report_peak(case: BenchmarkCase, way: str, sender: Connection) -> None:
 def peak_of_this_process() -> float:
     """Peak resident memory in MB."""
     status = Path("/proc/self/status")
-    if status.exists():
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found is not None:
         # getrusage's peak on Linux begins with that of the process that started this one.
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) / 2**10
+        return int(found[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -117,8 +117,8 @@ class Anchors:
         return len(self.number)
 
     def select(self, index: Tensor) -> Anchors:
-        chosen = (x[index] for x in (self.number, self.boxes))
-        return Anchors(self.cells.select(index), *chosen, self.levels)
+        cells, number = self.cells.select(index), self.number[index]
+        return Anchors(cells, number, self.boxes[index], self.levels)
 
     @classmethod
     def of_origins(
