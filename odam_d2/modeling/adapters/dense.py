@@ -58,10 +58,12 @@ class DenseRecording(Recording):
     """
     Attributes:
         head_calls: the last call of the head.
+        anchor_calls: the last call of what generates anchors.
         masks: see :class:`DensePlaces`.
     """
 
     head_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
+    anchor_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
     masks: dict[str, list[list[Derivative]]] = field(default_factory=dict)
 
 
@@ -180,9 +182,12 @@ class DenseAdapter(HeadAdapter):
         return view_of(self.model, RecordedDetector, children=children, **state)
 
     def _recorded_children(self, recording: DenseRecording) -> dict[str, nn.Module]:
-        """Backbone and head, for a view of the model: what they read and return is recorded."""
-        head = watched(self.traced_head(recording.masks), recording.head_calls)
-        return {"backbone": self.watched_backbone(recording), "head": head}
+        """Parts for a view of the model: what they read and return is recorded."""
+        return {
+            "backbone": self.watched_backbone(recording),
+            "head": watched(self.traced_head(recording.masks), recording.head_calls),
+            "anchor_generator": watched(self.model.anchor_generator, recording.anchor_calls),
+        }
 
     def _detect(
         self,
@@ -247,7 +252,7 @@ class DenseAdapter(HeadAdapter):
             recording.add(trace, results)
             if len(trace):
                 self.check_same(recording.traces[-1], self.decide(trace))
-            anchors = self.model.anchor_generator(features)
+            anchors = self.anchors_of(features, recording)
             origins = [self.nearest(of_image, anchors) for of_image in boxes]
             outputs = trace.places.outputs
             at = self.trace_anchors(recording, images, features, outputs, origins, classes)
@@ -302,7 +307,7 @@ class DenseAdapter(HeadAdapter):
             origins: for each image (n, 2), see :data:`ORIGIN`.
             classes: for each image (n,).
         """
-        chosen = self.anchors_at(features, origins)
+        chosen = self.anchors_at(features, origins, recording)
         return Trace(
             images=images.tensor,
             image_sizes=images.image_sizes,
@@ -319,12 +324,27 @@ class DenseAdapter(HeadAdapter):
         """(N, 2) level and index of the anchor that would be trained to find each box."""
         return nearest_anchors(boxes, anchors)
 
-    def anchors_at(self, features: list[Tensor], origins: Sequence[Tensor]) -> Anchors:
+    def anchors_of(
+        self, features: list[Tensor], recording: DenseRecording | None = None
+    ) -> list[Boxes]:
+        """Of each level, as the model generated them in a run, or now."""
+        if recording is not None and recording.anchor_calls:
+            return recording.anchor_calls[-1].output
+        return self.model.anchor_generator(features)
+
+    def anchors_at(
+        self,
+        features: list[Tensor],
+        origins: Sequence[Tensor],
+        recording: DenseRecording | None = None,
+    ) -> Anchors:
         """
         Args:
+            features: what the head read, of each level.
             origins: for each image (n, 2), see :data:`ORIGIN`.
+            recording: of the run.
         """
-        anchors = self.model.anchor_generator(features)
+        anchors = self.anchors_of(features, recording)
         per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
         widths = [feature.shape[-1] for feature in features]
         return Anchors.of_origins(list(origins), anchors, widths, per_cell)

@@ -94,12 +94,11 @@ class Trace(Generic[P]):
     @staticmethod
     def image_of(instances: Sequence[Sized], device: torch.device) -> Tensor:
         """(N,) index of the image that each of the detections of all images belongs to."""
-        counts = torch.tensor([len(found) for found in instances], device=device)
-        return torch.repeat_interleave(
-            torch.arange(len(instances), device=device),
-            counts,
-            output_size=sum(map(len, instances)),
-        )
+        of_images = [
+            torch.full((len(found),), number, dtype=torch.int64, device=device)
+            for number, found in enumerate(instances)
+        ]
+        return torch.cat(of_images)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,19 @@ def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[
             read from.
     """
     level = trace.levels.amin(dim=1)
-    grids = origins.new_tensor([feature.shape[-2:] for feature in trace.features])
+    grids = [
+        (stride, *feature.shape[-2:])
+        for stride, feature in zip(adapter.strides, trace.features, strict=True)
+    ]
+    # All numbers in one table: each copy from the host is waited for.
+    sizes = [(0, *size) for size in trace.image_sizes]
+    table = torch.tensor([*grids, *sizes], dtype=torch.float64, device=origins.device)
+    of_level, of_image = table[level], table[len(grids) + trace.image, 1:]
     return {
         "origins": origins,
-        "strides": trace.features[0].new_tensor(adapter.strides)[level],
-        "grid_sizes": grids[level],
-        "image_sizes": origins.new_tensor(trace.image_sizes)[trace.image],
+        "strides": of_level[:, 0].to(trace.features[0].dtype),
+        "grid_sizes": of_level[:, 1:].to(origins.dtype),
+        "image_sizes": of_image.to(origins.dtype),
         "levels": level,
     }
 

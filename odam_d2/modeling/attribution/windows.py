@@ -129,5 +129,6 @@ def _tower_maps(
         signed=True,
         max_bytes=max_bytes,
     )
-    values[:, used] = windows.values.to(values)
+    for column, target in enumerate(used):  # not by a list, which is copied to the device
+        values[:, target] = windows.values[:, column]
     return windows._replace(values=values)

@@ -30,10 +30,14 @@ def _(adapter: DenseAdapter, training: OdamTraining, settings: ExplainSettings) 
     _check_tower(adapter)
     recording = adapter.new_recording()
     head = adapter.traced_head(recording.masks)
+    generator = watched(adapter.model.anchor_generator, recording.anchor_calls)
     return view_of(
         adapter.model,
         _Training,
-        children={"head": watched(head, recording.head_calls)},
+        children={
+            "head": watched(head, recording.head_calls),
+            "anchor_generator": generator,
+        },
         writes_to=adapter.original,
         odam_adapter=adapter,
         odam_recording=recording,
@@ -111,7 +115,7 @@ def _positives(
     origins, labels = [], []
     for number, of_image in enumerate(zip(*matches, strict=True)):
         of_predictors = [[x[number : number + 1] for x in levels] for levels in predictions]
-        found, of_labels = _labels(adapter, features, of_predictors, *of_image)
+        found, of_labels = _labels(adapter, recording, features, of_predictors, *of_image)
         index = choose(of_labels, training.max_samples)
         origins.append(found[index])
         labels.append(of_labels[index])
@@ -127,6 +131,7 @@ def _positives(
 
 def _labels(
     adapter: DenseAdapter,
+    recording: DenseRecording,
     features: list[Tensor],
     predictions: list[list[Tensor]],
     matched_classes: Tensor,
@@ -135,12 +140,12 @@ def _labels(
     """(N, 2) level and index of the anchors of an image that are positives, and their labels."""
     model = adapter.model
     rows = ((matched_classes >= 0) & (matched_classes < adapter.num_classes)).nonzero().squeeze(1)
-    anchors = model.anchor_generator(features)
+    anchors = adapter.anchors_of(features, recording)
     ends = torch.tensor([len(of_level) for of_level in anchors], device=rows.device).cumsum(0)
     level = torch.bucketize(rows, ends, right=True)
     first = torch.cat([ends.new_zeros(1), ends[:-1]])[level]
     origins = torch.stack([level, rows - first], dim=1)
-    chosen = adapter.anchors_at(features, [origins])
+    chosen = adapter.anchors_at(features, [origins], recording)
     deltas = chosen.read(predictions[1], 4).detach()
     boxes = model.box2box_transform.apply_deltas(deltas, chosen.boxes)
     return origins, Labels.of_matches(matched_classes[rows], boxes, matched_boxes[rows])
