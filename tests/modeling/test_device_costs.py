@@ -1,4 +1,4 @@
-"""How often explaining makes the host wait for a device: a few times an image, whatever is found."""
+"""How often explaining makes the host wait for a device: a few times, whatever is found."""
 
 import pytest
 from device_counts import cost_of

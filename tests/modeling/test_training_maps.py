@@ -82,7 +82,10 @@ def test_the_first_and_the_last_anchor_of_every_level(case):
     positives = sorted({*(ends - torch.tensor(lengths)).tolist(), *(ends - 1).tolist()})
     matched[positives] = torch.arange(len(positives))
     predictions = model.head(features)
-    origins, labels = dense_training._labels(adapter, features, predictions, matched, boxes)
+    recording = adapter.new_recording()
+    origins, labels = dense_training._labels(
+        adapter, recording, features, predictions, matched, boxes
+    )
     expected = [[level, at] for level, n in enumerate(lengths) for at in sorted({0, n - 1})]
     assert origins.tolist() == expected
     assert labels.classes.tolist() == list(range(len(positives)))

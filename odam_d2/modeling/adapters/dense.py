@@ -329,7 +329,8 @@ class DenseAdapter(HeadAdapter):
     ) -> list[Boxes]:
         """Of each level, as the model generated them in a run, or now."""
         if recording is not None and recording.anchor_calls:
-            return recording.anchor_calls[-1].output
+            anchors: Any = recording.anchor_calls[-1].output
+            return anchors
         return self.model.anchor_generator(features)
 
     def anchors_at(
