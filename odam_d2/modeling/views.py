@@ -13,6 +13,7 @@ __all__ = [
     "Call",
     "Viewed",
     "class_name",
+    "is_plain",
     "own_parts",
     "versions",
     "view_of",
@@ -86,6 +87,13 @@ def class_name(thing: nn.Module | type) -> str:
     cls = thing if isinstance(thing, type) else type(thing)
     known = cls.__module__.partition(".")[0] in _KNOWN
     return cls.__name__ if known else f"{cls.__module__}.{cls.__name__}"
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module, of that kind or a subclass, computes what that kind does, and no more."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    own = type(module).forward is not kind.forward or "forward" in vars(module)
+    return not own and not any(hooks)
 
 
 def own_parts(model: nn.Module, *heads: nn.Module) -> str:

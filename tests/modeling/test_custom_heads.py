@@ -23,7 +23,8 @@ from oracle import FASTER_RCNN, SLIM, detections_error, two_images, zoo_model
 from torch import nn
 from training_cases import labelled_images, losses_of, training_model
 
-from odam_d2 import explain, explain_boxes
+from odam_d2 import ExplainSettings, UnsupportedModelError, explain, explain_boxes
+from odam_d2.modeling.explanation import Explanation
 
 C4 = "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
@@ -456,6 +457,43 @@ def test_a_box_head_of_other_layers_is_explained(name):
     else:
         heads.box_head = DeepHead(16, 32).eval()
     assert detections_error(model, two_images()[0], limit=4) <= 1e-4
+
+
+class GatedPooler(ROIPooler):
+    """Pools features that it has changed."""
+
+    def forward(self, x, box_lists):
+        return super().forward([gated(level) for level in x], box_lists)
+
+
+def gated(x):
+    return x * (1 + 0.5 * torch.sigmoid(x))
+
+
+def with_gated_class(pooler):
+    pooler.__class__ = GatedPooler
+
+
+def with_gated_output(pooler):
+    pooler.register_forward_hook(lambda _module, _args, output: gated(output))
+
+
+def with_gated_levels(pooler):
+    for layer in pooler.level_poolers:
+        layer.register_forward_hook(lambda _module, _args, output: gated(output))
+
+
+@pytest.mark.parametrize("change", [with_gated_class, with_gated_output, with_gated_levels])
+def test_a_pooler_that_does_more_is_explained_by_autograd(change):
+    """RoIAlign's own adjoint would give maps of something else."""
+    model = zoo_model(FASTER_RCNN, opts=SLIM)
+    change(model.roi_heads.box_pooler)
+    assert Explanation.of(model, ExplainSettings()).algorithm == "autograd"
+    assert detections_error(model, two_images()[0], limit=4) <= 1e-4
+    model = training_model("fpn")
+    change(model.roi_heads.box_pooler)
+    with pytest.raises(UnsupportedModelError, match="its pooler does more than RoIAlign"):
+        losses_of(model, labelled_images())
 
 
 def test_a_head_that_two_stages_share():

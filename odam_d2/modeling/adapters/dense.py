@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, own_parts, versions, view_of, watched
+from odam_d2.modeling.views import Call, is_plain, own_parts, versions, view_of, watched
 
 from .anchors import ORIGIN, Anchors, nearest_anchors
 from .base import ALL, NO_NMS
 from .checks import check_head, check_outputs
 from .dense_view import RecordedDecoding, RecordedDetector, kept_outputs
 from .head import HeadAdapter, Recording
-from .towers import Derivative, TracedTower, is_local, is_plain, with_constant_statistics
+from .towers import Derivative, TracedTower, is_local, with_constant_statistics
 from .trace import Decisions, Trace
 
 __all__ = ["DenseAdapter", "DensePlaces", "DenseRecording"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, Viewed, class_name, view_of, watched
+from odam_d2.modeling.views import Call, Viewed, class_name, is_plain, view_of, watched
 
 __all__ = [
     "PROPOSALS",
@@ -58,10 +58,7 @@ class PooledCalls:
 
     def watched_pooler(self, pooler: ROIPooler) -> ROIPooler:
         """A view that tells what was pooled; one with code of a user's own is left as it is."""
-        own = type(pooler) is not ROIPooler or any(
-            module._forward_hooks or module._forward_pre_hooks for module in pooler.modules()
-        )
-        return pooler if own else watched(pooler, self.pooler_calls)
+        return watched(pooler, self.pooler_calls) if _pools_plainly(pooler) else pooler
 
     def is_pooled(self, features: Sequence[Tensor]) -> bool:
         """
@@ -170,6 +167,12 @@ class Stage(NamedTuple):
     predictor: FastRCNNOutputLayers
 
 
+def _pools_plainly(pooler: ROIPooler) -> bool:
+    return is_plain(pooler, ROIPooler) and all(
+        is_plain(layer, ROIAlign) for layer in pooler.level_poolers
+    )
+
+
 @dataclass(frozen=True)
 class PooledHead:
     """
@@ -206,6 +209,11 @@ class PooledHead:
                     f"the pooler uses {class_name(layer)}; only ROIAlign and ROIAlignV2 are "
                     f"explained by themselves (MODEL.ROI_BOX_HEAD.POOLER_TYPE); {GENERAL_WAY}"
                 )
+
+    @property
+    def pools_plainly(self) -> bool:
+        """Whether pooling is RoIAlign of one level and nothing else, whose adjoint is known."""
+        return _pools_plainly(self.pooler)
 
     def levels(self, boxes: Boxes) -> Tensor:
         """(N,) index into :attr:`in_features` of the level that each box is pooled from."""

@@ -10,7 +10,7 @@ from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBa
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
-from odam_d2.modeling.views import Viewed, view_of
+from odam_d2.modeling.views import Viewed, is_plain, view_of
 
 __all__ = [
     "Derivative",
@@ -121,13 +121,6 @@ def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:
         if type(module) is nn.GroupNorm
     }
     return view_of(tower, children=norms)
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module, of that kind or a subclass, computes what that kind does, and no more."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    own = type(module).forward is not kind.forward or "forward" in vars(module)
-    return not own and not any(hooks)
 
 
 def convolutions(tower: nn.Sequential) -> list[nn.Conv2d]:

@@ -15,20 +15,22 @@ from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.targets import Targets
 
-from .head_maps import HeadMaps, algorithm, head_maps
+from .head_maps import HeadMaps, algorithm, autograd_head_maps, head_maps
 
 __all__ = ["stage_windows"]
 
 
 @algorithm.register
 def _(adapter: RCNNAdapter) -> str:
-    return "pooled"
+    return "pooled" if adapter.head.pools_plainly else "autograd"
 
 
 @head_maps.register
 def _(
     adapter: RCNNAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
 ) -> HeadMaps:
+    if not adapter.head.pools_plainly:
+        return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
     rows = torch.arange(len(trace), device=trace.image.device)
     # Pooled features, and the gradient of each target by them.
     size = max(1, max_bytes // (adapter.pooled_bytes(trace) * (len(targets) + 1)))

@@ -16,6 +16,7 @@ from odam_d2.modeling.adapters.pooled_heads import Regions, Stage
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.attribution.pooled import stage_windows
+from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import in_evaluation
@@ -33,6 +34,11 @@ _FEW = 2
 
 @training_view.register
 def _(adapter: RCNNAdapter, training: OdamTraining, settings: ExplainSettings) -> nn.Module:
+    if not adapter.head.pools_plainly:
+        raise UnsupportedModelError(
+            f"{adapter.name}: its pooler does more than RoIAlign, so its heat maps cannot be "
+            "trained: leave MODEL.ODAM.LOSS.NAME empty"
+        )
     matched: list[tuple] = []
     predictors = {
         stage.predictor: view_of(
