@@ -46,11 +46,11 @@ def compare_with_autograd(
         spent = []
         for i, t in itertools.product(members[:references], range(len(maps.targets))):
             levels = [(n, adapter.strides[n]) for n in trace.levels[i].unique().tolist()]
-            elapsed, reference = _one_map(outputs, (i, t), leaves, levels)
+            elapsed, reference = _one_map(_chosen(outputs[t], i), leaves, levels)
             spent.append(elapsed)
             errors.append(_relative_error(maps, i, t, reference))
             if exact_outputs is not outputs:
-                _, reference = _one_map(exact_outputs, (i, t), exact_leaves, levels)
+                _, reference = _one_map(_chosen(exact_outputs[t], i), exact_leaves, levels)
                 differences.append(_relative_error(maps, i, t, reference))
         weighted += [[len(members) * of(spent) for of in (statistics.median, min, max)]]
     median, least, most = (sum(of_levels) / len(maps) for of_levels in zip(*weighted, strict=True))
@@ -65,18 +65,26 @@ def compare_with_autograd(
     return compared
 
 
-def _graph(adapter: HeadAdapter, targets: Targets, trace: Trace) -> tuple[list[Tensor], Tensor]:
-    """Leaves in the place of what the head read, and the targets (N, T) computed from them."""
+def _graph(
+    adapter: HeadAdapter, targets: Targets, trace: Trace
+) -> tuple[list[Tensor], list[Tensor]]:
+    """
+    Leaves in the place of what the head read, and each target (N,) computed from them. They are not
+    stacked: a pass for one map should not compute zeros of what its target does not read.
+    """
     with torch.enable_grad():
         leaves = [feature.detach().requires_grad_() for feature in trace.features]
         scalars = targets.of(adapter.evaluate(leaves, trace))
-        values = [s.values * s.exponents.exp2().to(s.values.dtype) for s in scalars]
-        return leaves, torch.stack(values, dim=1)
+        return leaves, [s.values * s.exponents.exp2().to(s.values.dtype) for s in scalars]
+
+
+def _chosen(column: Tensor, i: int) -> Tensor:
+    with torch.enable_grad():
+        return column[i]
 
 
 def _one_map(
-    outputs: Tensor,
-    index: tuple[int, int],
+    output: Tensor,
     leaves: list[Tensor],
     levels: list[tuple[int, float]],
 ) -> tuple[float, Tensor]:
@@ -84,14 +92,13 @@ def _one_map(
     Seconds and heat map (H, W) of one output, by one backward pass.
 
     Args:
+        output: a scalar.
         levels: number and stride of each level that the output depends on, the finest first.
     """
     start = time.perf_counter()
     leaves = [leaves[number] for number, _ in levels]
     with torch.enable_grad():
-        gradients = torch.autograd.grad(
-            outputs[index], leaves, retain_graph=True, allow_unused=True
-        )
+        gradients = torch.autograd.grad(output, leaves, retain_graph=True, allow_unused=True)
     height, width = leaves[0].shape[-2:]
     total = leaves[0].new_zeros(height, width)
     for leaf, (_, stride), gradient in zip(leaves, levels, gradients, strict=True):

@@ -47,7 +47,7 @@ class TracedTower(Viewed):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        masks: list[Tensor] = []
+        masks: list[Derivative] = []
         scale = None
         for module in self:
             if not isinstance(module, (nn.Conv2d, nn.ReLU)):

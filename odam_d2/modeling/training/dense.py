@@ -165,6 +165,6 @@ def _logit_maps(
     if not (training.second_order and training.trains):
         rows = rows.detach()
         kernels = [kernel.detach() for kernel in kernels]
-        derivatives = [tuple(x.detach() for x in levels) for levels in derivatives]
+        derivatives = [[x.detach() for x in levels] for levels in derivatives]
     sigma = settings.smoothing_sigma
     return cell_heat_maps(kernels, rows, derivatives, trace.features, anchors.cells, sigma)
