@@ -32,9 +32,9 @@ from odam_d2.modeling.adapters import Adapter, Trace
 from odam_d2.modeling.attribution import Method
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 from odam_d2.modeling.targets import Targets
-from odam_d2.modeling.views import Viewed, view_of
+from odam_d2.modeling.views import Viewed, with_overrides
 from odam_d2.structures import OdamMaps
 
 from .autograd_maps import compare_with_autograd
@@ -168,14 +168,14 @@ def _build(case: BenchmarkCase) -> _Work:
         if not case.spread:
             return view(inputs)
         state: dict[str, Any] = {"odam_spread": tuple(case.spread), "test_nms_thresh": 1.0}
-        return view_of(view, _Spread, **state)(inputs)
+        return with_overrides(view, _Spread, **state)(inputs)
 
     def head_only(view: nn.Module) -> list:
         remembered = {
-            name: view_of(getattr(view, name), _Remembering, odam_outputs=of_part)
+            name: with_overrides(getattr(view, name), _Remembering, odam_outputs=of_part)
             for name, of_part in outputs.items()
         }
-        return spread(view_of(view, children=remembered))
+        return spread(with_overrides(view, children=remembered))
 
     return _Work(
         functools.partial(spread, plain),
@@ -204,7 +204,7 @@ def measure(case: BenchmarkCase) -> dict:
         ``num_instances``, ``num_targets``, and ``instances_per_level``.
     """
     work = _build(case)
-    with borrowed(work.explanation.adapter.model):
+    with preserved(work.explanation.adapter.model):
         (forward,) = timed_in_turns([work.plain], case.runs, "plain inference")
         heads = [work.plain_head, work.ours_head]
         plain, ours = timed_in_turns(heads, 2 * case.runs, "heads, plain and ours")
@@ -260,7 +260,7 @@ def _peak_of_child(case: BenchmarkCase, way: str) -> float:
 def _report_peak(case: BenchmarkCase, way: str, sender: Connection) -> None:
     register_datasets()  # a fresh process
     work = _build(case)
-    with borrowed(work.explanation.adapter.model):
+    with preserved(work.explanation.adapter.model):
         for _ in range(2):
             getattr(work, way)()
     sender.send(peak_of_this_process())

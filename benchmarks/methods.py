@@ -12,8 +12,8 @@ from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.engine.detector import set_score_threshold
 from odam_d2.modeling.explain import explain
 from odam_d2.modeling.settings import DRiseSettings
-from odam_d2.modeling.state import borrowed
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.state import preserved
+from odam_d2.modeling.views import with_overrides
 
 from .timing import seconds, time_figures, timed_in_turns
 from .untrained import build_for_timing
@@ -48,7 +48,7 @@ def measure_methods(
     total = cfg.MODEL.ODAM.D_RISE.NUM_MASKS
     model = build_for_timing(cfg)
     inputs = [{"image": torch.randint(0, 256, (3, *size)).float()}]
-    plain = view_of(model, odam=None, odam_training=None)
+    plain = with_overrides(model, odam=None, odam_training=None)
     few = DRiseSettings(num_masks=masks, batch_size=cfg.MODEL.ODAM.D_RISE.BATCH_SIZE)
 
     def by(method: str, targets: tuple[str, ...] = ("class",)) -> Callable[[], object]:
@@ -56,7 +56,7 @@ def measure_methods(
         own: dict = {"score": "probability", "smoothing_sigma": 0.0} if method == "d_rise" else {}
         return lambda: explain(model, inputs, targets, method=method, d_rise=few, **own)
 
-    with borrowed(model):
+    with preserved(model):
         found = len(plain(inputs)[0]["instances"])
         ways = [lambda: plain(inputs), by("odam"), by("odam", DEFAULT_TARGETS)]
         times = timed_in_turns(ways, runs, "inference and ODAM")

@@ -15,7 +15,7 @@ from odam_d2.errors import UserError
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 from .timing import ratio_figures, time_figures, timed_in_turns
 from .untrained import build_for_timing
@@ -54,7 +54,7 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
         plain,
         lambda: explanation.run(inputs, lambda view: view(inputs)),
     ]
-    with borrowed(model):
+    with preserved(model):
         found = [way()[0] for way in ways]
         plain_times, our_times = timed_in_turns(ways, runs, "inference, plain and ours")
     return {
@@ -70,7 +70,7 @@ def measure_nms(cfg: CfgNode, size: tuple[int, int], candidates: int, runs: int)
 def _limit_candidates(model: nn.Module, inputs: list[dict], candidates: int) -> None:
     """Set the score threshold below the candidates that are wanted."""
     explanation = Explanation.of(model, ExplainSettings(targets=(), nms=Nms(), record=True))
-    with borrowed(model):
+    with preserved(model):
         (found,) = explanation.run(inputs, lambda view: view(inputs))
     scores = found["candidates"].scores
     if len(scores) < candidates:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from odam_d2.errors import UserError
 from odam_d2.modeling.losses import OdamTraining
-from odam_d2.modeling.views import Viewed, view_of
+from odam_d2.modeling.views import Viewed, with_overrides
 
 from .timing import ratio_figures, time_figures, timed_in_turns
 from .untrained import initialise
@@ -70,7 +70,7 @@ def measure_training(
     model.train()
     training: OdamTraining = model.odam_training
     if getattr(model, "proposal_generator", None) is not None:
-        model.proposal_generator = view_of(model.proposal_generator, _ProposalsNearObjects)
+        model.proposal_generator = with_overrides(model.proposal_generator, _ProposalsNearObjects)
     optimizer = build_optimizer(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # every iteration sees the same weights

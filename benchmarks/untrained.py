@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.engine.weights import load_weights
-from odam_d2.modeling.views import Viewed, view_of
+from odam_d2.modeling.views import Viewed, with_overrides
 
 __all__ = ["build_for_timing", "initialise", "scale_random_weights", "spread_proposals"]
 
@@ -66,7 +66,9 @@ def spread_proposals(model: nn.Module) -> nn.Module:
     generator = getattr(model, "proposal_generator", None)
     if generator is None:
         return model
-    return view_of(model, children={"proposal_generator": view_of(generator, _SpreadProposals)})
+    return with_overrides(
+        model, children={"proposal_generator": with_overrides(generator, _SpreadProposals)}
+    )
 
 
 @torch.no_grad()

@@ -280,7 +280,7 @@ def _hashed(value: torch.Tensor | np.ndarray | bytes | bytearray) -> str:
     return f"{about} {hashlib.sha256(content).hexdigest()[:24]}"
 
 
-def differences(old: object, new: object, most: int = 3) -> str:
+def differences(old: object, new: object, max_keys: int = 3) -> str:
     """
     In which keys two fingerprints differ, for the log: the first few, with both values.
 
@@ -291,9 +291,9 @@ def differences(old: object, new: object, most: int = 3) -> str:
     keys = [k for k in dict.fromkeys([*after, *before]) if _text(before, k) != _text(after, k)]
     named = [
         f"{key} ({_short(_text(before, key))}, now {_short(_text(after, key))})"
-        for key in keys[:most]
+        for key in keys[:max_keys]
     ]
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    more = f" and {len(keys) - max_keys} more" if len(keys) > max_keys else ""
     return ", ".join(named) + more
 
 

@@ -181,7 +181,7 @@ def test_values_that_json_or_numpy_know_otherwise():
 def test_differences_name_keys_and_both_values():
     old = {"config": {"A": 1, "B": list(range(50))}, "gone": 0}
     new = {"config": {"A": 2, "B": [*range(49), 0]}, "new": 0}
-    text = differences(old, new, most=2)
+    text = differences(old, new, max_keys=2)
     assert text.startswith("config.A (1, now 2), config.B ([0, 1, ")  # although it begins equally
     assert text.endswith(" and 2 more")
     assert differences(old, old) == ""

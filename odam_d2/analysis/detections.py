@@ -19,7 +19,7 @@ from odam_d2.errors import UserError
 from odam_d2.evaluation.regions import object_boxes, true_objects
 from odam_d2.evaluation.rows import RowFiles
 from odam_d2.fingerprint import entry_key
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 from .ap_costs import AnalysedImage
 from .error_types import sort_detections
@@ -56,7 +56,7 @@ def find_detections(
         )
     try:
         for batch in tqdm(loader, f"detections in {dataset}", unit="image"):
-            with borrowed(model) as detector:
+            with preserved(model) as detector:
                 outputs = detector(batch)
             for given, output in zip(batch, outputs, strict=True):
                 found = output["instances"].to("cpu")

@@ -16,7 +16,7 @@ from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.nms import Nms
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 __all__ = ["ExplainingPredictor"]
 
@@ -110,5 +110,5 @@ def _checked_settings(
     settings = detector.settings
     if targets is not None:
         settings = dataclasses.replace(settings, targets=tuple(targets))
-    with borrowed(detector.model):
+    with preserved(detector.model):
         return settings, Explanation.of(detector.model, settings).adapter.num_classes

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from odam_d2.errors import UserError
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.views import with_overrides
 
 __all__ = ["check_augmentation", "refuse_augmentation", "without_maps"]
 
@@ -31,11 +31,11 @@ def check_augmentation(cfg: CfgNode) -> None:
             f"{_FLAG}: Detectron2 has test-time augmentation for GeneralizedRCNN only, not for "
             f"{name}; set it to False"
         )
-    for key, asked in (
+    for key, is_set in (
         ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON),
         ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS),
     ):
-        if asked:
+        if is_set:
             raise UserError(f"{_FLAG}: Detectron2 has no test-time augmentation with {key}")
     for key, words in (("MIN_SIZES", "one or more numbers"), ("MAX_SIZE", "a number")):
         value = cfg.TEST.AUG[key]
@@ -59,4 +59,4 @@ def without_maps(model: nn.Module) -> nn.Module:
     settings = getattr(model, "odam", None)
     if settings is None:
         return model
-    return view_of(model, odam=dataclasses.replace(settings, targets=()))
+    return with_overrides(model, odam=dataclasses.replace(settings, targets=()))

@@ -16,7 +16,7 @@ from odam_d2.data.checks import DatasetUse, check_coco_file, check_entries
 from odam_d2.errors import UserError, one_line
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 from .augmentation import check_augmentation
 from .evaluators import check_evaluators, evaluated_use
@@ -86,7 +86,7 @@ def check_classes(model: nn.Module, dataset: str, settings: ExplainSettings | No
     Raise a :class:`UserError` when a detector has another number of classes than a data set, and an
     :class:`InputError` when it cannot be explained as the settings ask.
     """
-    with borrowed(model):
+    with preserved(model):
         explanation = Explanation.of(model, settings or ExplainSettings())
         found = explanation.adapter.num_classes
     names = MetadataCatalog.get(dataset).thing_classes

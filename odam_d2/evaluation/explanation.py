@@ -125,13 +125,13 @@ class ExplanationEvaluator(DatasetEvaluator):
         if model is not None and self.protocol.faithfulness.per_image:
             self._faithfulness = Faithfulness(model, self.protocol.faithfulness)
         self._evaluated: list[dict] = []
-        asked = {"dataset": dataset_name, "protocol": asdict(self.protocol), **(settings or {})}
+        requested = {"dataset": dataset_name, "protocol": asdict(self.protocol), **(settings or {})}
         self._asked = images
-        self._settings = {key: describe(value) for key, value in asked.items()}
-        asked |= {"masks": self._has_masks, "classes": self._num_classes}
+        self._settings = {key: describe(value) for key, value in requested.items()}
+        requested |= {"masks": self._has_masks, "classes": self._num_classes}
         self._rows = RowFiles(
             output_dir,
-            {**asked, **(fingerprint or {})},
+            {**requested, **(fingerprint or {})},
             # Its place, too: what takes the place of deleted pixels is drawn by it.
             {k: f"{self._numbers[k]} {entry_key(entry)}" for k, entry in self._images.items()},
             resume=resume,
@@ -204,8 +204,8 @@ class ExplanationEvaluator(DatasetEvaluator):
         objects = true_objects(entry)
         height, width = found.image_size
         maps = found.get("odam_maps")
-        asked = found.scores > self.protocol.score_thresh
-        chosen = asked.nonzero().squeeze(1)
+        confident = found.scores > self.protocol.score_thresh
+        chosen = confident.nonzero().squeeze(1)
         fields = ("pred_boxes", "scores", "pred_classes")
         plain = Instances((height, width), **{f: found.get(f)[chosen].to("cpu") for f in fields})
         boxes = object_boxes(objects)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from odam_d2.core.perturbation import FILLS, filling, perturb, ranking
 from odam_d2.core.ranges import check_number, check_one_of
-from odam_d2.modeling.state import borrowed
-from odam_d2.modeling.views import view_of
+from odam_d2.modeling.state import preserved
+from odam_d2.modeling.views import with_overrides
 
 __all__ = ["Faithfulness", "FaithfulnessSettings"]
 
@@ -98,9 +98,9 @@ class Faithfulness:
 
     def _scores(self, given: dict, detection: Instances, images: Tensor) -> Tensor:
         scores = []
-        with borrowed(self.model) as model:
+        with preserved(self.model) as model:
             # Without its own settings, a model of ours does not explain perturbed images.
-            detector = view_of(model, odam=None, odam_training=None)
+            detector = with_overrides(model, odam=None, odam_training=None)
             for batch in images.split(self.settings.batch_size):
                 # forward: the model's hooks are for the user's own images
                 outputs = detector.forward([given | {"image": image} for image in batch])

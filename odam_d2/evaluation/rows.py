@@ -131,14 +131,14 @@ class RowFiles:
                     f"{min(twice, key=repr)!r}: each must come to one of them"
                 )
             found |= part
-        asked = self._image_keys if expected is None else expected
-        lost = [image_id for image_id in asked if image_id not in found]
+        requested = self._image_keys if expected is None else expected
+        lost = [image_id for image_id in requested if image_id not in found]
         if expected is not None and lost:
             raise UserError(
                 f"{len(lost)} of {len(expected)} images were evaluated by no process, such as "
                 f"{lost[0]!r}; the same command goes on with them"
             )
-        return {image_id: found[image_id] for image_id in asked if image_id in found}
+        return {image_id: found[image_id] for image_id in requested if image_id in found}
 
     def _collect(self, folder: Path) -> None:
         """All that was resumed in one file, and then no other."""

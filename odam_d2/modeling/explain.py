@@ -24,7 +24,7 @@ from .attribution.output_maps import output_maps
 from .explanation import Explanation
 from .precision import full_precision_dtype
 from .settings import ExplainSettings
-from .state import borrowed, held_in_evaluation
+from .state import held_in_evaluation, preserved
 
 __all__ = ["explain", "explain_boxes", "explain_outputs"]
 
@@ -66,8 +66,8 @@ def explain(
     batched_inputs = checked_inputs(model, batched_inputs)
     if not batched_inputs:
         return []
-    with borrowed(model) as borrowed_model:
-        explanation = _explanation(borrowed_model, targets, settings)
+    with preserved(model) as model_view:
+        explanation = _explanation(model_view, targets, settings)
         return explanation.run(batched_inputs, lambda view: view(batched_inputs))
 
 
@@ -101,8 +101,8 @@ def explain_boxes(
             box is not finite, or a class does not exist.
     """
     batched_inputs = checked_inputs(model, batched_inputs)
-    with borrowed(model) as borrowed_model:
-        explanation = _explanation(borrowed_model, targets, settings)
+    with preserved(model) as model_view:
+        explanation = _explanation(model_view, targets, settings)
         adapter = explanation.adapter
         sizes = [_sizes(model, x) for x in batched_inputs]
         dtype = full_precision_dtype(adapter.model)

@@ -54,7 +54,7 @@ def _attribute(method: Method, adapter: Adapter, trace: Any, targets: Targets) -
 @dataclass(frozen=True)
 class Explanation:
     """
-    Explains what a detector says, under :func:`odam_d2.modeling.state.borrowed`.
+    Explains what a detector says, under :func:`odam_d2.modeling.state.preserved`.
 
     Attributes:
         adapter: of the detector.
@@ -72,7 +72,7 @@ class Explanation:
     def of(cls, model: nn.Module, settings: ExplainSettings) -> Explanation:
         """
         Args:
-            model: as ``borrowed`` gives it.
+            model: as ``preserved`` gives it.
 
         Raises:
             InputError: a target, layer or setting is wrong.

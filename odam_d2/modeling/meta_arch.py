@@ -21,7 +21,7 @@ from .explanation import Explanation
 from .fcos import ConfigurableFCOS
 from .losses import OdamTraining, build_odam_training
 from .settings import ExplainSettings
-from .state import borrowed
+from .state import preserved
 from .training import training_view
 from .views import Viewed
 
@@ -70,7 +70,7 @@ class ExplainingModel(Viewed):
             return self._training_view(training).forward(batched_inputs)
         if self.training or settings is None:
             return super().forward(batched_inputs)
-        with borrowed(self) as model:
+        with preserved(self) as model:
             # Not view(...): it shares the hooks, which have run, or will, around this call.
             run = lambda view: view.forward(batched_inputs)  # noqa: E731
             return Explanation.of(model, settings).run(batched_inputs, run)
@@ -106,7 +106,7 @@ class OdamRCNN(ExplainingModel, GeneralizedRCNN):
         settings = self._explained
         if settings is None or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with borrowed(self) as model:
+        with preserved(self) as model:
             run = lambda view: view.inference(  # noqa: E731
                 batched_inputs, do_postprocess=do_postprocess
             )
@@ -125,7 +125,7 @@ class OdamPanopticFPN(ExplainingModel, PanopticFPN):
         settings = self._explained
         if settings is None:
             return super().inference(batched_inputs, do_postprocess)
-        with borrowed(self) as model:
+        with preserved(self) as model:
             run = lambda view: view.inference(batched_inputs, do_postprocess)  # noqa: E731
             return Explanation.of(model, settings).run(batched_inputs, run)
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from .evaluation_view import evaluation_view
 
-__all__ = ["borrowed", "held_in_evaluation", "in_evaluation"]
+__all__ = ["held_in_evaluation", "in_evaluation", "preserved"]
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[nn.Module]:
+def preserved(model: nn.Module) -> Iterator[nn.Module]:
     """
     The model to use for inference, see :func:`in_evaluation`, given back as it was.
 
@@ -58,10 +58,10 @@ def in_evaluation(model: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def held_in_evaluation(model: nn.Module) -> Iterator[None]:
     """
-    As :func:`borrowed` for code that has a model of its own in hand, and so cannot be given a view:
-    the modules themselves are in evaluation mode inside, for everybody. Any number of threads may
-    be inside; modes come back when the last one leaves. A thread that trains the same model at the
-    same time would train in evaluation mode: it must wait.
+    As :func:`preserved` for code that has a model of its own in hand, and so cannot be given a
+    view: the modules themselves are in evaluation mode inside, for everybody. Any number of threads
+    may be inside; modes come back when the last one leaves. A thread that trains the same model at
+    the same time would train in evaluation mode: it must wait.
 
     A ``CycleBatchNormList`` counts its calls, so one thread at a time gets a model that has one.
     """

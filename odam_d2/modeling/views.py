@@ -16,8 +16,8 @@ __all__ = [
     "is_plain",
     "own_parts",
     "versions",
-    "view_of",
     "watched",
+    "with_overrides",
     "with_replaced",
 ]
 
@@ -35,7 +35,7 @@ Base of mixins in front of a class that the user's model decides on: Detectron2'
 _KNOWN = ("detectron2", "odam_d2", "torch")
 
 
-def view_of(
+def with_overrides(
     module: M,
     mixin: type | None = None,
     /,
@@ -147,7 +147,7 @@ def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
     which only the view has, so that it works for every class, also for compiled modules.
 
     Args:
-        **options: as for :func:`view_of`.
+        **options: as for :func:`with_overrides`.
     """
 
     def before(_module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -159,7 +159,7 @@ def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
         calls[-1].output = output
         calls[-1].see(output)
 
-    view = view_of(module, **options)
+    view = with_overrides(module, **options)
     for name in ("_forward_hooks", "_forward_pre_hooks"):
         for hooks in (name, f"{name}_with_kwargs"):
             view.__dict__[hooks] = OrderedDict(getattr(module, hooks))
@@ -200,7 +200,7 @@ def with_replaced(module: M, replacements: dict[nn.Module, nn.Module]) -> M:
         new = replacements[child] if child in replacements else with_replaced(child, replacements)
         if new is not child:
             children[name] = new
-    return view_of(module, children=children) if children else module
+    return with_overrides(module, children=children) if children else module
 
 
 class _WritesThrough(Viewed):

@@ -64,21 +64,21 @@ def draw_groups(
     instances: Instances,
     class_names: Sequence[str],
     iou_thresh: float,
-    most: int = 4,
+    max_groups: int = 4,
 ) -> np.ndarray | None:
     """
     :func:`draw_discrimination` of each group of :func:`overlapping_groups`, one below the other,
     where each detection has the number that it has among all; None where no detections overlap.
 
     Args:
-        most: groups; it is said how many more there are.
+        max_groups: groups; it is said how many more there are.
     """
     groups = overlapping_groups(instances.pred_boxes.tensor, iou_thresh)
     if not groups:
         return None
     drawn = [
         draw_discrimination(image, instances[rows], class_names, numbers=rows.tolist())
-        for rows in groups[:most]
+        for rows in groups[:max_groups]
     ]
     height, width = sum(x.shape[0] for x in drawn), max(x.shape[1] for x in drawn)
     more = len(groups) - len(drawn)

@@ -25,7 +25,7 @@ _LOST: Color = (76, 201, 240)
 _TITLES = ("both boxes", "why the suppressed one", "why the kept one")
 
 
-def suppressed_pairs(candidates: Instances, most: int) -> list[tuple[int, int]]:
+def suppressed_pairs(candidates: Instances, max_pairs: int) -> list[tuple[int, int]]:
     """
     The suppressed candidates that one would ask about, each with its suppressor: a high score, and
     boxes that differ (by score times 1 - IoU). At most two have the same suppressor, beyond those
@@ -33,19 +33,19 @@ def suppressed_pairs(candidates: Instances, most: int) -> list[tuple[int, int]]:
 
     Args:
         candidates: as ``MODEL.ODAM.NMS.RECORD`` gives them.
-        most: pairs.
+        max_pairs: pairs.
     """
     pairs: list[tuple[int, int]] = []
     asked = candidates.scores * (1 - candidates.suppressed_iou.nan_to_num(1))
     for lost in asked.argsort(descending=True, stable=True).tolist():
         by = int(candidates.suppressed_by[lost])
-        if by >= 0 and sum(by == other for _, other in pairs) < 2 and len(pairs) < most:
+        if by >= 0 and sum(by == other for _, other in pairs) < 2 and len(pairs) < max_pairs:
             pairs.append((lost, by))
     return pairs
 
 
 def draw_suppressed(
-    image: np.ndarray, candidates: Instances, class_names: Sequence[str], most: int = 8
+    image: np.ndarray, candidates: Instances, class_names: Sequence[str], max_pairs: int = 8
 ) -> np.ndarray:
     """
     A row for each suppressed candidate: both boxes (the suppressed one dashed), its class map, that
@@ -55,12 +55,12 @@ def draw_suppressed(
         image: (H, W, 3) uint8 RGB. It is not changed.
         candidates: of the image, in its pixels, with their class maps ``odam_maps``.
         class_names: by class id.
-        most: rows.
+        max_pairs: rows.
 
     Returns:
         (h, w, 3) uint8 RGB.
     """
-    pairs = suppressed_pairs(candidates, most)
+    pairs = suppressed_pairs(candidates, max_pairs)
     width = _GAP + 3 * (_CELL + _GAP) + _TEXT
     sheet = Image.new("RGB", (width, _HEAD + max(1, len(pairs)) * (_CELL + _GAP)), _BACK)
     draw = ImageDraw.Draw(sheet)

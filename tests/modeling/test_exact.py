@@ -26,7 +26,7 @@ from odam_d2.modeling.attribution import gradients, pooled, windows
 from odam_d2.modeling.attribution.head_maps import autograd_head_maps
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -260,7 +260,7 @@ def test_two_batches_explained_by_one_object(name):
     first, second = two_images()
     batches = [[first, second], [second], [first]]
     settings = ExplainSettings(targets=("class", "left"))
-    with borrowed(model) as model:
+    with preserved(model) as model:
         explanation = Explanation.of(model, settings)
         found = [explanation.run(batch, lambda view, batch=batch: view(batch)) for batch in batches]
     for batch, results in zip(batches, found, strict=True):

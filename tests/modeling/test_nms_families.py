@@ -12,7 +12,7 @@ from odam_d2.core.nms import odam_nms, soft_nms
 from odam_d2.modeling.adapters import build_adapter
 from odam_d2.modeling.explanation import class_logit_maps
 from odam_d2.modeling.nms import ODAM_NMS_REGISTRY, Candidates, Nms, OdamNms, SoftNms
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 FAMILIES = {
     **CASES,
@@ -45,7 +45,7 @@ def candidates_of(family, image):
         found = explain(model, [image], ("class",), score="logit")[0]["instances"]
         return found, found.odam_maps
     # Postprocessing clips a dense detector's boxes; NMS sees them before.
-    with borrowed(model):
+    with preserved(model):
         adapter = build_adapter(model)
         recording = adapter.new_recording()
         view = adapter.recorded_view(recording)

@@ -15,7 +15,7 @@ from training_cases import labelled_images, losses_of, training_model
 from odam_d2 import explain, explain_boxes, explain_outputs
 from odam_d2.core.errors import InputError
 from odam_d2.modeling import state
-from odam_d2.modeling.state import borrowed
+from odam_d2.modeling.state import preserved
 
 MODELS = {
     "faster_rcnn": lambda: zoo_model(FASTER_RCNN, opts=SLIM),
@@ -215,7 +215,7 @@ def test_who_comes_while_modes_are_shared_is_not_left_in_training_mode(faster_rc
     """``explain`` meets a model that is in evaluation mode for now only."""
     faster_rcnn.train()
     with state.held_in_evaluation(faster_rcnn):
-        with borrowed(faster_rcnn) as view:
+        with preserved(faster_rcnn) as view:
             assert view is not faster_rcnn
         assert not any(m.training for m in faster_rcnn.modules())
     assert all(m.training for m in faster_rcnn.modules())
@@ -223,7 +223,7 @@ def test_who_comes_while_modes_are_shared_is_not_left_in_training_mode(faster_rc
 
 def test_a_model_in_evaluation_mode_is_used_itself(faster_rcnn):
     """It costs nothing, and hooks get the user's own modules."""
-    with borrowed(faster_rcnn) as view:
+    with preserved(faster_rcnn) as view:
         assert view is faster_rcnn
 
 

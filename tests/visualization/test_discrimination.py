@@ -157,7 +157,7 @@ def test_of_many_groups_it_is_said_how_many_are_missing(written):
     draw_groups(picture(), found, NAMES, 0.1)
     assert "and 2 more groups, not shown" in written
     written.clear()
-    draw_groups(picture(), found, NAMES, 0.1, most=6)
+    draw_groups(picture(), found, NAMES, 0.1, max_groups=6)
     assert not any("more" in text for text in written)
 
 

@@ -393,8 +393,8 @@ def test_suppressed_pairs_are_those_one_would_ask_about():
 def test_suppressed_picture_has_a_row_for_each_pair():
     image = np.full((80, 120, 3), 90, dtype=np.uint8)
     before = image.copy()
-    one = draw_suppressed(image, suppressed_candidates(), ["robot"], most=1)
-    two = draw_suppressed(image, suppressed_candidates(), ["robot"], most=2)
+    one = draw_suppressed(image, suppressed_candidates(), ["robot"], max_pairs=1)
+    two = draw_suppressed(image, suppressed_candidates(), ["robot"], max_pairs=2)
     assert two.shape[0] - one.shape[0] == 198
     assert np.array_equal(one[:232], two[:232])
     assert np.array_equal(image, before)

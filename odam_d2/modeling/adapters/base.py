@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import class_name, view_of
+from odam_d2.modeling.views import class_name, with_overrides
 
 from .trace import Trace
 
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 class Adapter(ABC):
     """
     Knows one family of detectors. It keeps nothing of a run, so that runs, also in several threads,
-    share nothing. Use it under :func:`odam_d2.modeling.state.borrowed`.
+    share nothing. Use it under :func:`odam_d2.modeling.state.preserved`.
 
     Args:
         model: a detector of the family that the subclass was registered for, in evaluation mode.
@@ -75,7 +75,7 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module, norm_statistics: str = "constant"):
         self.original = model
         # Without its own settings, a model of ours does not explain once more by itself.
-        self.model = view_of(model, odam=None, odam_training=None)
+        self.model = with_overrides(model, odam=None, odam_training=None)
         self.norm_statistics = norm_statistics
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from odam_d2.modeling.conditions import require
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Viewed, class_name, view_of, watched
+from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
 from .pooled_heads import (
     PROPOSALS,
@@ -96,7 +96,7 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
     calls = PooledCalls([[] for _ in roi_heads.box_head])
     # Not children(), which leaves out a head that two stages share.
     heads = zip(roi_heads.box_head._modules.items(), calls.calls, strict=True)
-    box_heads = view_of(
+    box_heads = with_overrides(
         roi_heads.box_head,
         children={name: watched(head, of_stage) for (name, head), of_stage in heads},
     )
@@ -108,6 +108,6 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
             stage(head, predictor)
             for head, predictor in zip(roi_heads.box_head, roi_heads.box_predictor, strict=True)
         ],
-        traced=view_of(roi_heads, _TracedCascade, children=children, odam_calls=calls),
+        traced=with_overrides(roi_heads, _TracedCascade, children=children, odam_calls=calls),
         calls=calls,
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, is_plain, own_parts, versions, view_of, watched
+from odam_d2.modeling.views import Call, is_plain, own_parts, versions, watched, with_overrides
 
 from .anchors import ORIGIN, Anchors, nearest_anchors
 from .base import ALL, NO_NMS
@@ -179,7 +179,7 @@ class DenseAdapter(HeadAdapter):
 
         children = self._recorded_children(recording)
         state["odam_inference"] = inference
-        return view_of(self.model, RecordedDetector, children=children, **state)
+        return with_overrides(self.model, RecordedDetector, children=children, **state)
 
     def _recorded_children(self, recording: DenseRecording) -> dict[str, nn.Module]:
         """Parts for a view of the model: what they read and return is recorded."""
@@ -227,10 +227,10 @@ class DenseAdapter(HeadAdapter):
             return self.model.head
         masks.update({tower: [] for tower in self.towers.values()})
         traced = {
-            tower: view_of(self.tower(tower), TracedTower, odam_masks=of_tower)
+            tower: with_overrides(self.tower(tower), TracedTower, odam_masks=of_tower)
             for tower, of_tower in masks.items()
         }
-        return view_of(self.model.head, children=traced)
+        return with_overrides(self.model.head, children=traced)
 
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
@@ -262,7 +262,7 @@ class DenseAdapter(HeadAdapter):
             return results
 
         children = self._recorded_children(recording)
-        view = view_of(
+        view = with_overrides(
             self.model,
             RecordedDecoding,
             children=children,
@@ -360,7 +360,7 @@ class DenseAdapter(HeadAdapter):
         head = self.model.head
         if self.norm_statistics == "constant":
             towers = {name: with_constant_statistics(self.tower(name)) for name in self.tower_names}
-            head = view_of(head, children=towers)
+            head = with_overrides(head, children=towers)
         return self.decide_outputs(self.outputs_at(head(features), trace), trace)
 
     def decide(self, trace: Trace[DensePlaces]) -> Decisions:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, Viewed, class_name, is_plain, view_of, watched
+from odam_d2.modeling.views import Call, Viewed, class_name, is_plain, watched, with_overrides
 
 __all__ = [
     "PROPOSALS",
@@ -311,7 +311,7 @@ def _one_stage(
     """
     calls = PooledCalls([[]])
     head = watched(getattr(roi_heads, reader), calls.calls[0])
-    predictor = view_of(
+    predictor = with_overrides(
         roi_heads.box_predictor,
         _TracedPredictor,
         odam_calls=calls,
@@ -320,7 +320,7 @@ def _one_stage(
     )
     pools = getattr(roi_heads, pooler)
     children = {pooler: calls.watched_pooler(pools), reader: head, "box_predictor": predictor}
-    traced = view_of(roi_heads, children=children)
+    traced = with_overrides(roi_heads, children=children)
     stages = [Stage(predict, roi_heads.box_predictor)]
     return PooledHead(in_features, pools, stages, traced, calls)
 

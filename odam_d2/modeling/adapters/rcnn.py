@@ -19,7 +19,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.probabilities import Probability, sigmoid, softmax
 from odam_d2.core.probabilities import mean as mean_probability
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import own_parts, versions, view_of
+from odam_d2.modeling.views import own_parts, versions, with_overrides
 
 from .base import NO_NMS, register_adapter
 from .checks import check_apart, check_outputs, check_pooled
@@ -122,9 +122,9 @@ class RCNNAdapter(HeadAdapter):
             limits = (predictor.test_nms_thresh, predictor.test_topk_per_image)
             return recording.choose(trace, instances, *limits)[0]
 
-        view = view_of(heads, RecordedHeads, odam_forward=forward, odam_choose=choose)
+        view = with_overrides(heads, RecordedHeads, odam_forward=forward, odam_choose=choose)
         children = {"backbone": self.watched_backbone(recording), "roi_heads": view}
-        return view_of(self.model, children=children)
+        return with_overrides(self.model, children=children)
 
     def _trace(
         self,
@@ -213,10 +213,10 @@ class RCNNAdapter(HeadAdapter):
             pairs = zip(batched_inputs, proposals, strict=True)
             batched_inputs = [{**x, "proposals": of_image} for x, of_image in pairs]
         else:
-            children["proposal_generator"] = view_of(
+            children["proposal_generator"] = with_overrides(
                 generator, GivenProposals, odam_proposals=proposals
             )
-        outputs = view_of(self.model, children=children).forward(batched_inputs)
+        outputs = with_overrides(self.model, children=children).forward(batched_inputs)
         if not given:
             raise UnsupportedModelError(
                 f"{self.name} does not run its ROI heads on its proposals; {GENERAL_WAY}"
@@ -271,7 +271,7 @@ class RCNNAdapter(HeadAdapter):
         limits = {"test_score_thresh": -1.0, "test_nms_thresh": NO_NMS}
         limits["test_topk_per_image"] = _COMPARED
         heads = with_limits(head.traced, SingleScores, **limits)
-        return view_of(
+        return with_overrides(
             heads,
             RecordedHeads,
             odam_forward=forward,

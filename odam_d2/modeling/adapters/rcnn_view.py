@@ -10,7 +10,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from odam_d2.modeling.views import Viewed, view_of, with_replaced
+from odam_d2.modeling.views import Viewed, with_overrides, with_replaced
 
 __all__ = ["GivenProposals", "RecordedHeads", "SingleScores", "with_limits"]
 
@@ -68,4 +68,4 @@ class SingleScores(Viewed):
 def with_limits(roi_heads: M, mixin: type | None = None, /, **limits: Any) -> M:
     """A view with another threshold, or another number of detections."""
     predictors = (m for m in roi_heads.modules() if isinstance(m, FastRCNNOutputLayers))
-    return with_replaced(roi_heads, {m: view_of(m, mixin, **limits) for m in predictors})
+    return with_replaced(roi_heads, {m: with_overrides(m, mixin, **limits) for m in predictors})

@@ -10,7 +10,7 @@ from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBa
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
-from odam_d2.modeling.views import Viewed, is_plain, view_of
+from odam_d2.modeling.views import Viewed, is_plain, with_overrides
 
 __all__ = [
     "Derivative",
@@ -116,11 +116,11 @@ class ConstantStatistics(Viewed):
 def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:
     """A view of a tower whose group norms are differentiated with constant statistics."""
     norms = {
-        name: view_of(module, ConstantStatistics)
+        name: with_overrides(module, ConstantStatistics)
         for name, module in tower.named_children()
         if type(module) is nn.GroupNorm
     }
-    return view_of(tower, children=norms)
+    return with_overrides(tower, children=norms)
 
 
 def convolutions(tower: nn.Sequential) -> list[nn.Conv2d]:

@@ -18,7 +18,7 @@ from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import Viewed, class_name, view_of, watched
+from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
 from .view import positives, training_view
 
@@ -31,7 +31,7 @@ def _(adapter: DenseAdapter, training: OdamTraining, settings: ExplainSettings) 
     recording = adapter.new_recording()
     head = adapter.traced_head(recording.masks)
     generator = watched(adapter.model.anchor_generator, recording.anchor_calls)
-    return view_of(
+    return with_overrides(
         adapter.model,
         _Training,
         children={

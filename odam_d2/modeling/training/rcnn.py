@@ -20,7 +20,7 @@ from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import in_evaluation
-from odam_d2.modeling.views import Call, Viewed, view_of, with_replaced
+from odam_d2.modeling.views import Call, Viewed, with_overrides, with_replaced
 
 from .view import positives, training_view
 
@@ -41,13 +41,13 @@ def _(adapter: RCNNAdapter, training: OdamTraining, settings: ExplainSettings) -
         )
     matched: list[tuple] = []
     predictors = {
-        stage.predictor: view_of(
+        stage.predictor: with_overrides(
             stage.predictor, _RecordingPredictor, writes_to=stage.predictor, odam_matched=matched
         )
         for stage in adapter.head.stages
     }
     roi_heads = adapter.model.roi_heads
-    roi_heads = view_of(
+    roi_heads = with_overrides(
         with_replaced(roi_heads, predictors),
         _TrainingHeads,
         writes_to=roi_heads,
@@ -57,7 +57,7 @@ def _(adapter: RCNNAdapter, training: OdamTraining, settings: ExplainSettings) -
         odam_settings=settings,
     )
     children = {"roi_heads": roi_heads}
-    return view_of(adapter.model, children=children, writes_to=adapter.original)
+    return with_overrides(adapter.model, children=children, writes_to=adapter.original)
 
 
 def _relu(x: Tensor) -> Tensor:
@@ -78,9 +78,13 @@ class _ConstantMask(Viewed):
 def _with_constant_masks(roi_heads: nn.Module) -> nn.Module:
     """ROI heads that compute the same."""
     masked: dict[nn.Module, nn.Module] = {}
-    masked |= {m: view_of(m, _ConstantMask) for m in roi_heads.modules() if type(m) is nn.ReLU}
+    masked |= {
+        m: with_overrides(m, _ConstantMask) for m in roi_heads.modules() if type(m) is nn.ReLU
+    }
     convolutions = (m for m in roi_heads.modules() if isinstance(m, Conv2d))
-    masked |= {m: view_of(m, activation=_relu) for m in convolutions if m.activation is F.relu}
+    masked |= {
+        m: with_overrides(m, activation=_relu) for m in convolutions if m.activation is F.relu
+    }
     return with_replaced(roi_heads, masked)
 
 
