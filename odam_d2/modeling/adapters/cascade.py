@@ -12,10 +12,10 @@ from odam_d2.modeling.conditions import require
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
+from .pooled_calls import PooledCalls
 from .pooled_heads import (
     PROPOSALS,
     ROWS,
-    PooledCalls,
     PooledHead,
     Stage,
     finite_first,

@@ -6,9 +6,8 @@ on windows, since an output reads a window of one level (design: "dense heads").
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,53 +17,18 @@ from torch import Tensor, nn
 
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
-from odam_d2.modeling.views import Call, is_plain, own_parts, versions, watched, with_overrides
+from odam_d2.modeling.views import is_plain, own_parts, versions, watched, with_overrides
 
 from .anchors import ORIGIN, Anchors, nearest_anchors
 from .base import ALL, NO_NMS
 from .checks import check_head, check_outputs
+from .dense_records import DensePlaces, DenseRecording
 from .dense_view import RecordedDecoding, RecordedDetector, kept_outputs
-from .head import HeadAdapter, Recording
+from .head import HeadAdapter
 from .towers import Derivative, TracedTower, is_local, with_constant_statistics
 from .trace import Decisions, Trace
 
-__all__ = ["DenseAdapter", "DensePlaces", "DenseRecording"]
-
-Masks = Mapping[str, list[list[Derivative]]]
-"""For each tower and level, the derivative of what follows each of its convolutions."""
-
-
-@dataclass(frozen=True)
-class DensePlaces:
-    """
-    Where N detections of a dense detector were read.
-
-    Attributes:
-        anchors: of the detections.
-        outputs: what the head returned, for each predictor and level.
-        masks: of the towers, where windows can go through them.
-    """
-
-    anchors: Anchors
-    outputs: list[list[Tensor]] = field(repr=False)
-    masks: Masks = field(default_factory=dict, repr=False)
-
-    def select(self, index: Tensor) -> DensePlaces:
-        return replace(self, anchors=self.anchors.select(index))
-
-
-@dataclass
-class DenseRecording(Recording):
-    """
-    Attributes:
-        head_calls: the last call of the head.
-        anchor_calls: the last call of what generates anchors.
-        masks: see :class:`DensePlaces`.
-    """
-
-    head_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
-    anchor_calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1))
-    masks: dict[str, list[list[Derivative]]] = field(default_factory=dict)
+__all__ = ["DenseAdapter"]
 
 
 class DenseAdapter(HeadAdapter):

@@ -24,7 +24,8 @@ from odam_d2.modeling.views import own_parts, versions, with_overrides
 from .base import NO_NMS, register_adapter
 from .checks import check_apart, check_outputs, check_pooled
 from .head import HeadAdapter, Recording
-from .pooled_heads import PROPOSALS, ROWS, PooledHead, Regions, pooled_head
+from .pooled_calls import Regions
+from .pooled_heads import PROPOSALS, ROWS, PooledHead, pooled_head
 from .rcnn_view import GivenProposals, RecordedHeads, SingleScores, with_limits
 from .trace import Decisions, Trace
 

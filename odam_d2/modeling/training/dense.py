@@ -12,7 +12,8 @@ from odam_d2.core.gradients import precise
 from odam_d2.core.window_cells import Windows
 from odam_d2.modeling.adapters.anchors import Anchors
 from odam_d2.modeling.adapters.checks import check_head
-from odam_d2.modeling.adapters.dense import DenseAdapter, DenseRecording
+from odam_d2.modeling.adapters.dense import DenseAdapter
+from odam_d2.modeling.adapters.dense_records import DenseRecording
 from odam_d2.modeling.adapters.towers import convolutions
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.errors import UnsupportedModelError

@@ -12,7 +12,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
-from odam_d2.modeling.adapters.pooled_heads import Regions, Stage
+from odam_d2.modeling.adapters.pooled_calls import Regions
+from odam_d2.modeling.adapters.pooled_heads import Stage
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.attribution.pooled import stage_windows
