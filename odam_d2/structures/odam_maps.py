@@ -123,10 +123,14 @@ class OdamMaps:
         Select instances: an int (keeping the axis, like ``Boxes``), a slice, a list of ints, or a
         boolean or integer tensor.
         """
-        if isinstance(item, int):
+        if item is None or isinstance(item, bool):
+            raise IndexError(
+                f"instances are chosen by an int, a slice, a list of ints or a tensor, not {item}"
+            )
+        if isinstance(item, Integral):
             if not -len(self) <= item < len(self):
                 raise IndexError(f"instance {item} asked of {len(self)}")
-            item = slice(item % len(self), item % len(self) + 1)
+            item = slice(int(item) % len(self), int(item) % len(self) + 1)
         index = item if isinstance(item, slice) else self._index(item)
         return self._replace(**{name: getattr(self, name)[index] for name in _TENSORS})
 

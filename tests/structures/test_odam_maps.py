@@ -1,5 +1,6 @@
 """OdamMaps: geometry against torch's interpolation, life inside Instances."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,10 @@ def test_indexing_and_cat_keep_every_field():
     for item in (3, 4, -4):
         with pytest.raises(IndexError, match=f"instance {item} asked of 3"):
             maps[item]
+    for item in (None, True, False):
+        with pytest.raises(IndexError, match=f"a list of ints or a tensor, not {item}"):
+            maps[item]
+    assert len(maps[np.int64(1)]) == 1
 
 
 def test_saturated_is_of_a_target_and_optional():
