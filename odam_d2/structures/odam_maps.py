@@ -127,15 +127,18 @@ class OdamMaps:
             raise IndexError(
                 f"instances are chosen by an int, a slice, a list of ints or a tensor, not {item}"
             )
-        if isinstance(item, Integral):
-            if not -len(self) <= item < len(self):
-                raise IndexError(f"instance {item} asked of {len(self)}")
-            item = slice(int(item) % len(self), int(item) % len(self) + 1)
-        index = item if isinstance(item, slice) else self._index(item)
+        index = self._index(item)
         return self._replace(**{name: getattr(self, name)[index] for name in _TENSORS})
 
-    def _index(self, item: Tensor | Sequence[int]) -> Tensor:
+    def _index(self, item: int | slice | Tensor | Sequence[int]) -> slice | Tensor:
         """Integers for all tensors, where each would make the host wait for a mask of its own."""
+        if isinstance(item, slice):
+            return item
+        if isinstance(item, Integral):  # numpy's, too
+            number = int(item)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"instance {number} asked of {len(self)}")
+            return slice(number % len(self), number % len(self) + 1)
         index = torch.as_tensor(item, device=self.device)
         if index.dtype == torch.bool:
             if index.shape != (len(self),):
