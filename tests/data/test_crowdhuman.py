@@ -204,6 +204,7 @@ def test_the_data_set_brings_its_evaluator(registered, tmp_path):
 
 def test_other_data_sets_are_evaluated_so_on_demand(tmp_path):
     cfg = setup_cfg("", ["OUTPUT_DIR", str(tmp_path), "TEST.ODAM.EVALUATORS", "['crowd']"])
+    DatasetCatalog.get("crowdshapes_crowded_val")  # makes it, where nobody has yet
     both = build_evaluator(cfg, "crowdshapes_crowded_val")
     assert isinstance(both, DatasetEvaluators)
     assert [type(e).__name__ for e in both._evaluators] == ["COCOEvaluator", "CrowdEvaluator"]
