@@ -37,7 +37,7 @@ def compare_with_autograd(
     adapter, targets = head_adapter(explanation.adapter), explanation.targets
     leaves, outputs = _graph(adapter, targets, trace)
     exact_leaves, exact_outputs = leaves, outputs
-    if adapter.norm_statistics != "exact":
+    if "constant statistics" in explanation.algorithm:
         exact = head_adapter(build_adapter(adapter.original, "exact"))
         exact_leaves, exact_outputs = _graph(exact, targets, trace)
     weighted, errors, differences = [], [], []

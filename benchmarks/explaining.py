@@ -136,6 +136,9 @@ class TimedMethod(Method):
         self.method = method
         self.seconds: list[float] = []
 
+    def algorithm(self, adapter: Adapter) -> str:
+        return self.method.algorithm(adapter)
+
     def __call__(self, adapter: Adapter, trace: Trace, targets: Targets) -> OdamMaps:
         def run() -> None:
             self.trace, self.maps = trace, self.method(adapter, trace, targets)

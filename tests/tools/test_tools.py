@@ -47,6 +47,8 @@ def test_benchmark_compares_ours_with_autograd(config, spread, levels, tmp_path)
     assert figures["num_instances"] == 11
     assert figures["num_targets"] == 5
     assert figures["max_relative_error"] <= 1e-5
+    assert figures["way"] == ("window" if spread else "pooled")
+    assert "median_difference_to_exact" not in figures  # no norm has statistics to hold constant
     for name in ("forward_s", "explain_s", "autograd_s_per_map"):
         least, most = figures[f"{name}_range"]
         assert least <= figures[name] <= most
