@@ -109,8 +109,11 @@ class Explanation:
         if self.settings.nms is not None:
             choice = Choice(self.settings.nms, self._class_maps, self.settings.record)
         with conditions_together():
-            outputs, traces = self.adapter.run(batched_inputs, call, choice)
-            self._attach(outputs, [self._maps(trace) for trace in traces if self.targets])
+            run = self.adapter.run(batched_inputs, call, choice)
+            outputs = run.outputs
+            if self.targets:
+                self.adapter.check_returned(run)
+            self._attach(outputs, [self._maps(trace) for trace in run.traces if self.targets])
         if choice is not None:
             _attach_candidates(outputs, choice.records)
         return outputs
@@ -175,6 +178,10 @@ class Explanation:
             )
         together = OdamMaps.cat(maps) if self.targets else None
         for found in _detections(outputs):
+            if together is None:
+                if found.has(ROW):
+                    found.remove(ROW)
+                continue
             if not found.has(ROW):
                 raise UnsupportedModelError(
                     f"{self.adapter.name}: what it returns is made anew, so that it is not known "
@@ -182,8 +189,7 @@ class Explanation:
                 )
             rows = found.get(ROW)
             found.remove(ROW)
-            if together is not None:
-                found.odam_maps = together[rows]
+            found.odam_maps = together[rows]
 
 
 def _detections(outputs: list | tuple) -> Iterator[Instances]:

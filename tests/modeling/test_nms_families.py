@@ -3,10 +3,11 @@
 import pytest
 import torch
 from detectron2.layers import batched_nms
+from detectron2.modeling.meta_arch import RetinaNet
 from oracle import SLIM, full_map, two_images, zoo_model
 from training_cases import CASES, MASK, PANOPTIC
 
-from odam_d2 import ExplainSettings, explain, explain_boxes
+from odam_d2 import ExplainSettings, UnsupportedModelError, explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.core.nms import odam_nms, soft_nms
 from odam_d2.modeling.adapters import build_adapter
@@ -257,3 +258,27 @@ def test_given_boxes_need_a_target_whatever_the_nms():
     boxes, classes = [torch.tensor([[5.0, 5, 40, 40]])], [torch.tensor([0])]
     with pytest.raises(InputError, match="no targets to explain"):
         explain_boxes(build("retinanet"), inputs, boxes, classes, targets=(), nms=Nms())
+
+
+class Rescored(RetinaNet):
+    """Changes scores at the very end, so that there are no maps of what it returns."""
+
+    def forward(self, batched_inputs):
+        results = super().forward(batched_inputs)
+        for result in results:
+            found = result["instances"]
+            found.scores = found.scores / 2
+            for name in set(found.get_fields()) - {"pred_boxes", "scores", "pred_classes"}:
+                found.remove(name)
+        return results
+
+
+def test_an_nms_alone_asks_nothing_of_what_the_model_does_afterwards():
+    model = build("retinanet")
+    plain = explain(model, two_images(), (), nms=OdamNms())
+    model.__class__ = Rescored
+    with pytest.raises(UnsupportedModelError, match="what it returns is not what leaves its head"):
+        explain(model, two_images(), ("class",), nms=OdamNms())
+    for before, after in zip(plain, explain(model, two_images(), (), nms=OdamNms()), strict=True):
+        assert torch.equal(before["instances"].scores / 2, after["instances"].scores)
+        assert not after["instances"].has("odam_maps")

@@ -56,10 +56,12 @@ class Run(NamedTuple):
         outputs: what it returned; its detections have the field :data:`ROW`.
         traces: of its detections, one after the other; one, unless the model runs its head more
             than once. Each is a :class:`Trace`, or what the kind of adapter has in its place.
+        left_head: the detections of each image as they left the head, where that is known.
     """
 
     outputs: list
     traces: list[Any]
+    left_head: Sequence[Instances] = ()
 
 
 class Adapter(ABC):
@@ -116,6 +118,9 @@ class Adapter(ABC):
         Raises:
             UnsupportedModelError: it does more with its detections than what is explained.
         """
+
+    def check_returned(self, run: Run) -> None:  # noqa: B027 -- one that knows a head looks
+        """Raise where what the model returned is not what left its head, so that has no maps."""
 
     @abstractmethod
     def trace_boxes(

@@ -151,22 +151,38 @@ class HeadAdapter(Adapter):
             # forward: hooks on the model are for the user's images, not for changed ones.
             with conditions_together():
                 again = self.run(inputs, lambda view: view.forward(inputs), choose)
+                self.check_returned(again)
             (trace,) = again.traces
             return trace
 
         recording = self.new_recording(choose=choose, inputs=batched_inputs, detect=detect)
         outputs = call(self.recorded_view(recording))
-        if all(isinstance(output, dict) for output in outputs):  # postprocessed
-            check_outputs(self.name, outputs, recording.returned)
-        return Run(outputs, recording.traces)
+        return Run(outputs, recording.traces, recording.returned)
+
+    def check_returned(self, run: Run) -> None:
+        if all(isinstance(output, dict) for output in run.outputs):  # postprocessed
+            check_outputs(self.name, run.outputs, run.left_head)
 
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> Trace:
+        """As the interface says; for no box at all nothing needs to be seen of the model."""
+        if any(map(len, boxes)):
+            return self.trace_by_inference(batched_inputs, boxes, classes)
+        return self._trace_alone(batched_inputs, boxes, classes)
+
+    def trace_by_inference(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Trace:
         """
-        As the interface says. A family that can run the model's own inference for that overrides
-        it where there are boxes, and sees whether the model does more.
+        The same for N > 0 boxes. A family that can run the model's own inference for that overrides
+        it, and sees whether the model does more.
         """
+        return self._trace_alone(batched_inputs, boxes, classes)
+
+    def _trace_alone(
+        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
+    ) -> Trace:
         images = self.model.preprocess_image(batched_inputs)
         return self.trace_given(images, self.features(images.tensor), boxes, classes)
 
