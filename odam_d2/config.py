@@ -33,8 +33,9 @@ def _add_odam_keys(cfg: CN) -> None:
     cfg.MODEL.ODAM.TARGETS = ["class", "left", "top", "right", "bottom"]
 
     # How maps are made: "odam", or for comparison "grad_cam", "grad_cam_pp" (Grad-CAM++),
-    # "input_gradient" (each a backward pass for each map), or "d_rise", which runs the detector on
-    # thousands of masked images; TARGETS must then be ["class"].
+    # "input_gradient" (each a backward pass for each map), "box_blob", "box_centre", "side_middle"
+    # (places of the predicted box, whatever the image shows), or "d_rise", which runs the detector
+    # on thousands of masked images; TARGETS must then be ["class"].
     cfg.MODEL.ODAM.METHOD = "odam"
 
     # The class score that is differentiated: "probability" (what detections are ranked by) or

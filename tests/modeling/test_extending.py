@@ -52,7 +52,7 @@ def test_a_method_by_a_rule(names, retinanet):
     most = max(float(level.norm(dim=1).max()) for level in most.values())
     assert (odam.dense(64, 96) <= found.dense(64, 96) * most * 1.001).all()
     assert found.values.amax(dim=(2, 3)).gt(0).any()
-    with pytest.raises(InputError, match=r"one of odam, d_rise, grad_cam, .*gradient_norm"):
+    with pytest.raises(InputError, match=r"one of odam, box_blob, .*gradient_norm"):
         explain(retinanet, two_images(), method="gradient_nrm")
 
 

@@ -148,7 +148,7 @@ def test_methods_explain_given_boxes_too(slim_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "gradcam"}, "'gradcam'; it must be one of odam, d_rise, grad_cam, grad_cam_pp"),
+        ({"method": "gradcam"}, "'gradcam'; it must be one of odam, box_blob, box_centre, "),
         ({"method": "d_rise", "targets": ("class", "left")}, "not 'left'"),
         ({"method": "input_gradient", "layer": "res4"}, "leave layer empty"),
     ],

@@ -189,7 +189,7 @@ def test_d_rise_keeps_its_sums(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "opts", "sentence"),
     [
-        (["--methods", "gradcam"], [], "unknown method 'gradcam'; there are odam, d_rise, "),
+        (["--methods", "gradcam"], [], "unknown method 'gradcam'; there are odam, box_blob, "),
         (["--num-images", "0"], [], "--num-images must be 1 or more"),
         (
             [],

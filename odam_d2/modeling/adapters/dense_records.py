@@ -38,6 +38,10 @@ class DensePlaces:
     def select(self, index: Tensor) -> DensePlaces:
         return replace(self, anchors=self.anchors.select(index))
 
+    def on_images(self, image: Tensor) -> DensePlaces:
+        cells = self.anchors.cells._replace(image=image)
+        return DensePlaces(replace(self.anchors, cells=cells), [])
+
 
 @dataclass
 class DenseRecording(Recording):

@@ -122,6 +122,9 @@ class Regions(NamedTuple):
         rows = None if self.rows is None else self.rows[index]
         return Regions(self.boxes[index], rows, self.calls)
 
+    def on_images(self, image: Tensor) -> Regions:
+        return Regions(self.boxes)
+
     def pooled(self) -> list[Tensor] | None:
         """What each stage read, (N, C, R, S); None where it is to be pooled again."""
         if self.calls is None or self.rows is None:

@@ -38,6 +38,9 @@ class Places(Protocol):
     def select(self: P, index: Tensor) -> P:
         """Those of some of the detections, (n,) int64."""
 
+    def on_images(self: P, image: Tensor) -> P:
+        """The same places in other images of a batch, (N,) int64; what was read is forgotten."""
+
 
 @dataclass(frozen=True)
 class Trace(Generic[P]):
@@ -84,6 +87,20 @@ class Trace(Generic[P]):
         """Some of the detections, in increasing order; they are given places from then on."""
         chosen = {name: getattr(self, name)[index] for name in ("image", "classes", "levels")}
         return replace(self, places=self.places.select(index), instances=None, **chosen)
+
+    def on_images(self, index: Tensor, image: Tensor, count: int) -> Trace[P]:
+        """
+        Where some detections of one image were read, in other images of its size:
+        ``adapter.evaluate(features, ...)`` reads those there.
+
+        Args:
+            index: (n,), the detections; one may come several times.
+            image: (n,), not decreasing, the image in which each is read.
+            count: of the images.
+        """
+        chosen = self.select(index)
+        sizes, places = self.image_sizes[:1] * count, chosen.places.on_images(image)
+        return replace(chosen, image_sizes=sizes, image=image, places=places)
 
     def counts(self) -> list[int]:
         """Detections of each image."""

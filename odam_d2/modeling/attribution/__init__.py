@@ -3,7 +3,7 @@ Methods that make heat maps of what an adapter knows of a detector, one file eac
 registry. Importing this package registers them.
 """
 
-from . import pooled, windows  # noqa: F401  -- register faster ways
+from . import pooled, position, windows  # noqa: F401  -- register methods and faster ways
 from .d_rise import DRise
 from .gradients import GradientMethod, ImageGradientMethod
 from .head_maps import algorithm, head_maps
