@@ -290,8 +290,8 @@ REFUSED = [(FASTER_RCNN, "roi_heads", cls, reason) for cls, reason in ROI_HEADS.
     (CASCADE, "roi_heads", CascadeNeck, POOLED),
     (CASCADE, "roi_heads", TwiceEach, NOT_ONE_EACH),
     (CASCADE, "roi_heads", OwnStages, "runs its stages or chooses"),
-    (CASCADE, "roi_heads", CascadeVotes, "runs its stages or chooses"),
-    (CASCADE, "roi_heads", CascadeRescored, "runs its stages or chooses"),
+    (CASCADE, "roi_heads", CascadeVotes, OTHER_DECISIONS),
+    (CASCADE, "roi_heads", CascadeRescored, OTHER_DECISIONS),
     (CASCADE, "roi_heads.box_head.1", RelationHead, NOT_APART),
     (C4, "roi_heads", C4Neck, POOLED),
 ]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from odam_d2.modeling.conditions import require
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
 from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
@@ -16,6 +13,7 @@ from .pooled_calls import PooledCalls
 from .pooled_heads import (
     PROPOSALS,
     ROWS,
+    DecodedOnce,
     PooledHead,
     Stage,
     finite_first,
@@ -45,41 +43,34 @@ class _TracedCascade(Viewed):
         found = super()._forward_box(features, proposals, targets)
         if [stage for stage, _, _ in self.odam_stages] != list(range(self.num_cascade_stages)):
             raise self._refusal()
-        # Detectron2 chooses detections here and drops which ones: choose once more.
-        probabilities = [
-            self.box_predictor[stage].predict_probs(predictions, given)
-            for stage, predictions, given in self.odam_stages
-        ]
-        scores = [
-            sum(of_image) * (1.0 / self.num_cascade_stages)
-            for of_image in zip(*probabilities, strict=True)
-        ]
-        stage, predictions, given = self.odam_stages[-1]
-        last = self.box_predictor[stage]
-        boxes = last.predict_boxes(predictions, given)
-        sizes = [x.image_size for x in given]
-        limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
-        again, kept = fast_rcnn_inference(boxes, scores, sizes, *limits)
         proposals = [
             [of_image.proposal_boxes.tensor for of_image in given]
             for _, _, given in self.odam_stages
         ]
-        read = [torch.stack(of_image, dim=1) for of_image in zip(*proposals, strict=True)]
         start = self.odam_calls.add(class_name(self), proposals)
-        for number, detections in enumerate(found):
-            self._check_chosen(detections, again[number])
-            rows = finite_first(boxes[number], scores[number])[kept[number]]
-            detections.set(PROPOSALS, read[number][rows])
-            detections.set(ROWS, start + rows)
-            start += len(read[number])
+        first, read = start, self.odam_calls.boxes[-1]
+        decoded = [
+            self.box_predictor[stage].odam_decode(predictions, given)
+            for stage, predictions, given in self.odam_stages
+        ]
+        # Of each image the boxes of the last stage, and the scores of all.
+        of_images = zip(decoded[-1][0], *(scores for _, scores in decoded), strict=True)
+        for detections, parts in zip(found, of_images, strict=True):
+            rows = start + finite_first(*parts)[self._chosen(detections)]
+            detections.set(PROPOSALS, read[rows - first])
+            detections.set(ROWS, rows)
+            start += len(parts[0])
         return found
 
-    def _check_chosen(self, found: Instances, again: Instances) -> None:
-        pairs = (found.scores, again.scores), (found.pred_boxes.tensor, again.pred_boxes.tensor)
-        for a, b in pairs:
-            if a.shape != b.shape:
-                raise self._refusal()
-            require((a == b).all(), self._refusal)
+    def _chosen(self, detections: Instances) -> Tensor:
+        """
+        The rows (n,) of detections among those with finite numbers. Detectron2 drops them here, but
+        classes are a column of a tensor, (n, 2), whose other column they are.
+        """
+        base = detections.pred_classes._base
+        if base is None or base.shape != (len(detections), 2):
+            raise self._refusal()
+        return base[:, 0]
 
     def _refusal(self) -> UnsupportedModelError:
         return UnsupportedModelError(
@@ -100,7 +91,15 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
         roi_heads.box_head,
         children={name: watched(head, of_stage) for (name, head), of_stage in heads},
     )
-    children = {"box_head": box_heads, "box_pooler": calls.watched_pooler(roi_heads.box_pooler)}
+    predictors = {
+        name: with_overrides(predictor, DecodedOnce, odam_decoded={})
+        for name, predictor in roi_heads.box_predictor._modules.items()
+    }
+    children = {
+        "box_head": box_heads,
+        "box_pooler": calls.watched_pooler(roi_heads.box_pooler),
+        "box_predictor": with_overrides(roi_heads.box_predictor, children=predictors),
+    }
     return PooledHead(
         in_features=roi_heads.box_in_features,
         pooler=roi_heads.box_pooler,

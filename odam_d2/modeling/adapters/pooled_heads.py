@@ -4,7 +4,7 @@ Box heads that see one pooled feature for each proposal: what an R-CNN must prov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from .pooled_calls import PooledCalls, pools_plainly
 __all__ = [
     "PROPOSALS",
     "ROWS",
+    "DecodedOnce",
     "PooledHead",
     "Stage",
     "finite_first",
@@ -204,15 +205,15 @@ def _one_stage(
     return PooledHead(in_features, pools, stages, traced, calls)
 
 
-class _TracedPredictor(Viewed):
-    """Mixin for a box predictor: its detections remember the proposal that they came from."""
+class DecodedOnce(Viewed):
+    """
+    Mixin for a box predictor: what its predictions say is computed once.
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        if len(args) != 1 or kwargs:
-            raise UnsupportedModelError(
-                f"{class_name(self)} reads more than the output of the box head; {GENERAL_WAY}"
-            )
-        return super().forward(*args)
+    Attributes:
+        odam_decoded: by name, predictions and what they say, for each image.
+    """
+
+    odam_decoded: dict[str, tuple[object, Sequence[Tensor]]]
 
     def predict_boxes(
         self, predictions: tuple[Tensor, ...], proposals: list[Instances]
@@ -228,6 +229,28 @@ class _TracedPredictor(Viewed):
         self.odam_decoded[name] = predictions, result
         return result
 
+    def odam_decode(
+        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Boxes and scores of each image, among which Detectron2 chooses."""
+        for name, decode in (("boxes", self.predict_boxes), ("scores", self.predict_probs)):
+            of, _ = self.odam_decoded.get(name, (None, None))
+            if of is not predictions:
+                decode(predictions, proposals)
+        boxes, scores = (self.odam_decoded.pop(name)[1] for name in ("boxes", "scores"))
+        return boxes, scores
+
+
+class _TracedPredictor(DecodedOnce):
+    """Mixin for a box predictor: its detections remember the proposal that they came from."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        if len(args) != 1 or kwargs:
+            raise UnsupportedModelError(
+                f"{class_name(self)} reads more than the output of the box head; {GENERAL_WAY}"
+            )
+        return super().forward(*args)
+
     def inference(
         self, predictions: tuple[Tensor, ...], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
@@ -239,29 +262,19 @@ class _TracedPredictor(Viewed):
             )
         boxes = [given.proposal_boxes.tensor for given in proposals]
         start = self.odam_calls.add(self.odam_heads, [boxes])
-        of_images = zip(instances, kept, self._decoded(predictions, proposals), boxes, strict=True)
-        for found, index, decoded, given in of_images:
-            number = finite_first(*decoded)[index]
+        decoded = self.odam_decode(predictions, proposals)
+        for found, index, given, *parts in zip(instances, kept, boxes, *decoded, strict=True):
+            number = finite_first(*parts)[index]
             found.set(PROPOSALS, given[number, None])
             found.set(ROWS, start + number)
             start += len(given)
         return instances, kept
 
-    def _decoded(
-        self, predictions: tuple[Tensor, ...], proposals: list[Instances]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Boxes and scores of each image, among which Detectron2 chose."""
-        for name, decode in (("boxes", self.predict_boxes), ("scores", self.predict_probs)):
-            of, _ = self.odam_decoded.get(name, (None, None))
-            if of is not predictions:
-                decode(predictions, proposals)
-        boxes, scores = (self.odam_decoded.pop(name)[1] for name in ("boxes", "scores"))
-        return zip(boxes, scores, strict=True)
 
-
-def finite_first(boxes: Tensor, scores: Tensor) -> Tensor:
+def finite_first(*parts: Tensor) -> Tensor:
     """
-    (R,), the rows without nan or inf, which ``fast_rcnn_inference`` counts, and then the others.
+    (R,), the rows in whose parts, (R, n) each, there is no nan or inf, which
+    ``fast_rcnn_inference`` counts, and then the others.
     """
-    usable = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
-    return usable.to(torch.uint8).argsort(descending=True, stable=True)
+    unusable = ~(torch.cat(parts, dim=1).abs().amax(dim=1) < torch.inf)
+    return unusable.to(torch.uint8).argsort(stable=True)
