@@ -1,5 +1,5 @@
 """
-Mutants that change nothing anybody could notice, each with its reason: ten at most.
+Mutants that change nothing anybody could notice, each with its reason: ten at most of a sample.
 """
 
 # ruff: noqa: E501

@@ -1,4 +1,7 @@
-"""Which tests are asked about which code: the first pattern that matches; quick and near first."""
+"""
+Which tests are asked about which code: the first pattern that matches; quick and near first.
+A test is a file, a folder, or a function in a file.
+"""
 
 TESTS = {
     "odam_d2/core/boxes.py": ["tests/core/test_boxes.py"],
@@ -124,4 +127,166 @@ TESTS = {
         "tests/data/test_crowdhuman.py",
         "tests/data/test_crowdshapes.py",
     ],
+    "odam_d2/modeling/adapters/anchors.py": [
+        "tests/modeling/test_custom_dense_heads.py::test_what_decides_as_detectron2_does_is_explained",
+        "tests/modeling/test_training_maps.py::test_the_first_and_the_last_anchor_of_every_level",
+        "tests/modeling/test_custom_dense_heads.py",
+    ],
+    "odam_d2/modeling/adapters/base.py": [
+        "tests/modeling/test_outputs_explainer.py",
+        "tests/modeling/test_extending.py",
+        "tests/modeling/test_nms_families.py::test_nms_is_detectrons_own",
+    ],
+    "odam_d2/modeling/adapters/cascade.py": [
+        "tests/modeling/test_nms_families.py::test_nms_is_detectrons_own",
+        "tests/modeling/test_custom_heads.py",
+    ],
+    "odam_d2/modeling/adapters/checks.py": [
+        "tests/modeling/test_custom_heads.py::test_what_is_not_what_the_model_decides_is_refused",
+        "tests/modeling/test_custom_dense_heads.py",
+        "tests/modeling/test_custom_heads.py::test_other_heads_are_explained",
+    ],
+    "odam_d2/modeling/adapters/dense*.py": [
+        "tests/modeling/test_custom_dense_heads.py",
+        "tests/modeling/test_norms.py",
+        "tests/modeling/test_nms_families.py::test_nms_is_detectrons_own",
+    ],
+    "odam_d2/modeling/adapters/fcos.py": [
+        "tests/modeling/test_norms.py",
+        "tests/modeling/test_fcos.py",
+    ],
+    "odam_d2/modeling/adapters/head.py": [
+        "tests/modeling/test_extending.py",
+        "tests/modeling/test_custom_dense_heads.py",
+        "tests/modeling/test_custom_heads.py::test_what_is_not_what_the_model_decides_is_refused",
+    ],
+    "odam_d2/modeling/adapters/outputs.py": ["tests/modeling/test_outputs_explainer.py"],
+    "odam_d2/modeling/adapters/pooled_*.py": [
+        "tests/modeling/test_custom_heads.py::test_other_heads_are_explained",
+        "tests/modeling/test_custom_heads.py",
+    ],
+    "odam_d2/modeling/adapters/rcnn*.py": [
+        "tests/modeling/test_custom_heads.py::test_other_heads_are_explained",
+        "tests/modeling/test_custom_heads.py",
+    ],
+    "odam_d2/modeling/adapters/retinanet.py": [
+        "tests/modeling/test_methods.py",
+        "tests/modeling/test_nms_families.py",
+    ],
+    "odam_d2/modeling/adapters/towers.py": [
+        "tests/modeling/test_towers.py",
+        "tests/modeling/test_norms.py",
+    ],
+    "odam_d2/modeling/adapters/trace.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_on_images.py",
+        "tests/modeling/test_nms_families.py",
+    ],
+    "odam_d2/modeling/adapters/*": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_nms_families.py",
+    ],
+    "odam_d2/modeling/attribution/d_rise.py": [
+        "tests/modeling/test_d_rise.py",
+        "tests/modeling/test_methods.py::test_what_cannot_be_is_told",
+        "tests/modeling/test_methods.py::test_no_detection_gives_no_map",
+    ],
+    "odam_d2/modeling/attribution/output_maps.py": ["tests/modeling/test_outputs.py"],
+    "odam_d2/modeling/attribution/position.py": ["tests/modeling/test_position.py"],
+    "odam_d2/modeling/attribution/whole_maps.py": [
+        "tests/modeling/test_layers.py::test_given_boxes_and_zero_detections",
+        "tests/modeling/test_layers.py::test_one_level_of_a_pyramid_is_told",
+        "tests/modeling/test_methods.py",
+    ],
+    "odam_d2/modeling/attribution/windows.py": [
+        "tests/modeling/test_norms.py",
+        "tests/modeling/test_methods.py::test_cams_equal_plain_autograd",
+        "tests/modeling/test_exact.py::test_only_what_a_target_reads_is_differentiated",
+    ],
+    "odam_d2/modeling/attribution/*": [
+        "tests/modeling/test_methods.py",
+        "tests/modeling/test_custom_heads.py::test_other_heads_are_explained",
+        "tests/modeling/test_custom_heads.py::test_a_pooler_that_does_more_is_explained_by_autograd",
+    ],
+    "odam_d2/modeling/arguments.py": [
+        "tests/modeling/test_arguments.py",
+        "tests/modeling/test_explain.py::test_wrong_arguments_get_one_sentence",
+        "tests/modeling/test_explain.py::test_boxes_are_given_at_the_output_and_returned_unchanged",
+    ],
+    "odam_d2/modeling/conditions.py": ["tests/modeling/test_conditions.py"],
+    "odam_d2/modeling/evaluation_view.py": ["tests/modeling/test_evaluation_view.py"],
+    "odam_d2/modeling/explain.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_outputs.py",
+    ],
+    "odam_d2/modeling/explainers/*": ["tests/modeling/test_outputs_explainer.py"],
+    "odam_d2/modeling/explanation.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_nms_families.py",
+        "tests/modeling/test_outputs_explainer.py",
+    ],
+    "odam_d2/modeling/fcos.py": ["tests/modeling/test_fcos.py"],
+    "odam_d2/modeling/gradient_modes.py": ["tests/modeling/test_outputs.py"],
+    "odam_d2/modeling/layers.py": [
+        "tests/modeling/test_outputs.py",
+        "tests/modeling/test_layers.py",
+    ],
+    "odam_d2/modeling/map_geometry.py": [
+        "tests/modeling/test_layers.py::test_geometry_of_maps",
+        "tests/modeling/test_layers.py::test_layers_of_a_resnet",
+        "tests/modeling/test_layers.py::test_a_block_of_vit",
+        "tests/modeling/test_layers.py::test_a_block_of_swin",
+    ],
+    "odam_d2/modeling/losses/*": [
+        "tests/modeling/test_training_loss.py::test_wrong_values_are_named",
+        "tests/modeling/test_settings.py",
+        "tests/modeling/test_training_maps.py",
+        "tests/modeling/test_training_loss.py",
+    ],
+    "odam_d2/modeling/meta_arch.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_meta_arch.py",
+    ],
+    "odam_d2/modeling/nms/*": [
+        "tests/modeling/test_nms_families.py",
+        "tests/modeling/test_settings.py",
+    ],
+    "odam_d2/modeling/precision.py": [
+        "tests/modeling/test_precision.py::test_what_counts_as_half",
+        "tests/modeling/test_precision.py::test_a_copy_in_full_precision_shares_what_it_can",
+        "tests/modeling/test_precision.py::test_detections_of_a_model_in_half_precision",
+    ],
+    "odam_d2/modeling/settings.py": [
+        "tests/modeling/test_settings.py",
+        "tests/modeling/test_methods.py::test_what_cannot_be_is_told",
+        "tests/modeling/test_explain.py",
+    ],
+    "odam_d2/modeling/state.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_threads.py",
+    ],
+    "odam_d2/modeling/targets.py": [
+        "tests/modeling/test_target_names.py",
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_exact.py::test_only_what_a_target_reads_is_differentiated",
+        "tests/modeling/test_methods.py",
+    ],
+    "odam_d2/modeling/training/dense.py": [
+        "tests/modeling/test_training_maps.py",
+        "tests/modeling/test_training_loss.py::test_weight_zero_measures_and_trains_nothing",
+        "tests/modeling/test_training_loss.py::test_towers_that_cannot_be_trained_are_refused_at_once",
+        "tests/modeling/test_training_loss.py::test_gradient_is_that_of_finite_differences",
+    ],
+    "odam_d2/modeling/training/*": [
+        "tests/modeling/test_training_maps.py",
+        "tests/modeling/test_custom_heads.py::test_maps_that_are_trained",
+        "tests/modeling/test_training_loss.py::test_weight_zero_measures_and_trains_nothing",
+        "tests/modeling/test_training_loss.py::test_gradient_is_that_of_finite_differences",
+    ],
+    "odam_d2/modeling/views.py": [
+        "tests/modeling/test_explain.py",
+        "tests/modeling/test_custom_heads.py::test_other_heads_are_explained",
+        "tests/modeling/test_training_loss.py",
+    ],
+    "odam_d2/modeling/*": ["tests/modeling/test_explain.py"],
 }
