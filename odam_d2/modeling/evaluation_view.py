@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from logging import Logger
+from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ReferenceType
@@ -106,29 +109,24 @@ class _Copy:
 
     def _container(self, value: Any) -> Any:
         kind = type(value)
+        make: Callable[[list], Any] = kind
         if kind in (list, tuple, set, frozenset):
-            items = list(value)
-            return self._unless_same(value, items, [self._value(x) for x in items], kind)
-        if kind in (dict, OrderedDict):
-            items = list(value.items())
-            copies = [(self._value(k), self._value(v)) for k, v in items]
-            same = all(a is c and b is d for (a, b), (c, d) in zip(items, copies, strict=True))
-            return value if same else kind(copies)
-        if kind is MethodType:
-            owner = self._value(value.__self__)
-            return value if owner is value.__self__ else MethodType(value.__func__, owner)
-        if kind is partial:
+            parts = list(value)
+        elif kind in (dict, OrderedDict):
+            parts = list(chain.from_iterable(value.items()))
+            make = lambda x: kind(zip(x[::2], x[1::2], strict=True))  # noqa: E731
+        elif kind is MethodType:
+            parts = [value.__self__]
+            make = lambda x: MethodType(value.__func__, *x)  # noqa: E731
+        elif kind is partial:
             parts = [value.func, value.args, value.keywords]
-            copies = [self._value(part) for part in parts]
             make = lambda x: partial(x[0], *x[1], **x[2])  # noqa: E731
-            return self._unless_same(value, parts, copies, make)
-        if self._refers(value):
+        elif self._refers(value):
             raise _Unsafe
-        return value
-
-    @staticmethod
-    def _unless_same(value: Any, parts: list, copies: list, make: Callable) -> Any:
-        return value if all(map(lambda a, b: a is b, parts, copies)) else make(copies)
+        else:
+            return value
+        copies = [self._value(part) for part in parts]
+        return value if all(map(is_, parts, copies)) else make(copies)
 
     def _refers(self, value: Any) -> bool:
         """Whether a module of the model can be reached from an object."""
@@ -158,33 +156,8 @@ def _check(kind: type) -> None:
 
 
 def _references(value: Any) -> list:
-    """What an object refers to, its class and the globals of functions aside."""
-    found = []
-    if isinstance(value, dict):
-        found += [*value.keys(), *value.values()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        found += value
-    elif isinstance(value, MethodType):
-        found += [value.__self__, value.__func__]
-    elif isinstance(value, partial):
-        found += [value.func, value.args, value.keywords]
-    elif isinstance(value, ReferenceType):
-        found.append(value())
-    elif isinstance(value, FunctionType):
-        cells = [cell for cell in value.__closure__ or () if _is_filled(cell)]
-        found += [cell.cell_contents for cell in cells]
-        found += [value.__defaults__, value.__kwdefaults__]
-    found.append(getattr(value, "__dict__", None))
-    slots = (getattr(base, "__slots__", ()) for base in type(value).__mro__)
-    for names in slots:
-        names = (names,) if isinstance(names, str) else names
-        found += [getattr(value, name, None) for name in names if name != "__dict__"]
-    return found
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
+    """What an object refers to, the globals of functions aside."""
+    if isinstance(value, ReferenceType):
+        return [value()]
+    aside = (value.__globals__, value.__builtins__) if isinstance(value, FunctionType) else ()
+    return [found for found in gc.get_referents(value) if not any(found is x for x in aside)]

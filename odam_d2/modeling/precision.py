@@ -14,12 +14,7 @@ from odam_d2.core.gradients import precise
 
 __all__ = ["full_precision_copy", "full_precision_dtype", "product_dtype", "runs_in_half"]
 
-_HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks",
-    "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-)  # fmt: skip
+_HOOKS = [name for name in vars(nn.Module()) if "_hooks" in name]
 
 
 def runs_in_half(features: Tensor) -> bool:
