@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from odam_d2.core.cam import odam
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import smooth
 
@@ -82,46 +83,38 @@ def batched_gradients(
 def gradient_heat_maps(
     outputs: Tensor,
     features: Tensor,
-    image: Tensor | None = None,
+    image: Tensor,
     sigma: float = 0.0,
     signed: bool = False,
     max_bytes: int = 2**28,
-    weigh: Callable[..., Tensor] | None = None,
+    rule: Callable[..., Tensor] = odam,
     scale: Tensor | None = None,
 ) -> Tensor:
     """
-    ``ReLU(sum_c Phi(dY / dA)[c] * A[c])`` for each output; (M, C, H, W) is never held at once.
+    ``ReLU(rule(Phi(dY / dA), A))`` for each output; (M, C, H, W) is never held at once.
 
     Args:
         outputs: (M,), see :func:`batched_gradients`.
         features: A, (I, C, H, W), requiring gradients. Maps of half precision are float32.
-        image: (M,) int64, the image that each output belongs to; not needed for one image.
+        image: (M,) int64, the image that each output belongs to.
         sigma: standard deviation in cells of the Gaussian Phi; 0 is the identity.
         signed: leave out the ReLU, for maps that are to be added up first.
         max_bytes: bound on temporary memory.
-        weigh: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features, in the
-            place of the sum of their products; see :mod:`odam_d2.core.cam`.
-        scale: (M,), what the derivative of each output was divided by: for a ``weigh`` that is not
-            linear in it, and takes a third argument (m, 1, 1, 1). Maps stay divided.
+        rule: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features; see
+            :mod:`odam_d2.core.cam`.
+        scale: (M,), what the derivative of each output was divided by; None for one.
 
     Returns:
         (M, H, W) without a graph.
     """
-    if image is None:
-        if len(features) != 1:
-            raise ValueError(f"which of the {len(features)} images each output belongs to?")
-        image = torch.zeros(len(outputs), dtype=torch.int64, device=features.device)
     values = precise(features.detach())
     maps = values.new_zeros(len(outputs), *features.shape[-2:])
     for index, gradients in batched_gradients(outputs, features, max_bytes):
         chosen = image[index]
         gradients = gradients[torch.arange(len(chosen), device=chosen.device), chosen]
         gradients = precise(gradients)
-        if weigh is None:
-            maps[index] = (smooth(gradients, sigma) * values[chosen]).sum(dim=1)
-        else:
-            factor = () if scale is None else (scale[index].to(gradients)[:, None, None, None],)
-            maps[index] = weigh(smooth(gradients, sigma), values[chosen], *factor)
+        factor = () if scale is None else (scale[index].to(gradients)[:, None, None, None],)
+        maps[index] = rule(smooth(gradients, sigma), values[chosen], *factor)
     return maps if signed else maps.relu_()
 
 

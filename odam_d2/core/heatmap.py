@@ -12,27 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["combine", "gaussian_kernel", "heat_map", "normalize", "smooth", "smoothing_radius"]
+__all__ = ["combine", "gaussian_kernel", "normalize", "smooth", "smoothing_radius"]
 
 # The Gaussian is cut where its weight has fallen to exp(-4.5), about a hundredth of the peak.
 _CUT_SIGMAS = 3.0
-
-
-def heat_map(gradient: Tensor, feature: Tensor, sigma: float = 0.0) -> Tensor:
-    """
-    ``ReLU(sum_c Phi(gradient)[c] * feature[c])``, the explanation of one scalar output.
-
-    Args:
-        gradient: (..., C, h, w), derivative of the output with respect to the feature map.
-        feature: (..., C, h, w), broadcast against ``gradient``.
-        sigma: standard deviation in cells of the Gaussian Phi; 0 is the identity, as in the
-            authors' code. What lies outside the given window counts as zero, so a window must
-            leave :func:`smoothing_radius` cells of margin around the gradient's support.
-
-    Returns:
-        (..., h, w), not negative.
-    """
-    return (smooth(gradient, sigma) * feature).sum(dim=-3).relu()
 
 
 def smoothing_radius(sigma: float) -> int:
@@ -54,7 +37,8 @@ def smooth(x: Tensor, sigma: float) -> Tensor:
 
     Args:
         x: (..., h, w).
-        sigma: standard deviation in cells; 0 returns ``x`` itself.
+        sigma: standard deviation in cells; 0, as in the authors' code, returns ``x`` itself. A
+            window needs :func:`smoothing_radius` cells of zeros around what is not zero.
     """
     if sigma == 0:
         return x

@@ -43,7 +43,7 @@ def pooled_heat_maps(
         gradient: (N, T, C, R, S), derivative of each of T outputs with respect to the box's pooled
             feature.
         specs: of each level; their output sizes are the same.
-        sigma: see :func:`heat_map`.
+        sigma: see :func:`odam_d2.core.heatmap.smooth`.
         ratio: (N,) int64, where maps are on a finer grid than their level, how many of its cells
             lie along the side of a cell, see :func:`refined`.
         max_bytes: bound on temporary memory, where boxes are computed together.

@@ -19,7 +19,7 @@ from odam_d2.structures import OdamMaps
 
 from .adapters.trace import split_by_image
 from .arguments import checked_boxes, checked_inputs, checked_targets
-from .attribution.gradients import GradientMethod, ImageGradientMethod
+from .attribution.gradients import GradientMethod
 from .attribution.output_maps import output_maps
 from .explanation import Explanation
 from .precision import full_precision_dtype
@@ -157,13 +157,13 @@ def explain_outputs(
     of_outputs = _settings_of_outputs(layer, settings)
     with held_in_evaluation(model):
         method = of_outputs.build_method()
-        if not isinstance(method, (GradientMethod, ImageGradientMethod)):
+        if not isinstance(method, GradientMethod):
             raise InputError(
                 f"explain_outputs makes maps of gradients, and {type(method).__name__} is no such "
                 "method: use explain"
             )
         limits = (of_outputs.smoothing_sigma, of_outputs.max_bytes)
-        layer = None if isinstance(method, ImageGradientMethod) else layer or ""
+        layer = None if method.layer is None else layer or ""
         found = output_maps(model, batched_inputs, outputs, layer, targets, method.rule, *limits)
         return split_by_image(OdamMaps(targets, found.values, **found.fields), found.counts)
 

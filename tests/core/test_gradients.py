@@ -6,10 +6,10 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from odam_d2.core import gradients as gradients_module
-from odam_d2.core.cam import grad_cam
+from odam_d2.core.cam import grad_cam, odam
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import batched_gradients, gradient_heat_maps, precise
-from odam_d2.core.heatmap import heat_map, smooth
+from odam_d2.core.heatmap import smooth
 
 
 @pytest.fixture(autouse=True)
@@ -129,8 +129,6 @@ def test_wrong_use_is_refused(head, features):
         next(batched_gradients(outputs[None], features))
     with pytest.raises(InputError, match="no graph: the head runs under"):
         next(batched_gradients(outputs.detach(), features))
-    with pytest.raises(ValueError, match="which of the 2 images"):
-        gradient_heat_maps(outputs, features)
 
 
 def test_grad_fields_and_graph_are_left_alone(head, features):
@@ -150,7 +148,7 @@ def test_grad_fields_and_graph_are_left_alone(head, features):
 def test_heat_maps_of_each_output_in_its_image(head, features, sigma, max_bytes):
     outputs, image = outputs_of(head, features)
     gradients = one_by_one(outputs, features)[torch.arange(7), image]
-    expected = heat_map(gradients, features.detach()[image], sigma)
+    expected = odam(smooth(gradients, sigma), features.detach()[image]).relu()
     ours = gradient_heat_maps(outputs, features, image, sigma, max_bytes=max_bytes)
     assert expected.any(dim=0).any()
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
@@ -159,12 +157,15 @@ def test_heat_maps_of_each_output_in_its_image(head, features, sigma, max_bytes)
     torch.testing.assert_close(signed.relu(), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_one_image_needs_no_index(head, features):
-    single = features[:1].detach().requires_grad_()
-    outputs = head(single)[0, :, 2, 3]
-    ours = gradient_heat_maps(outputs, single)
-    expected = heat_map(one_by_one(outputs, single)[:, 0], single.detach()[0])
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+def test_smoothing_happens_before_the_product_with_the_feature():
+    feature, seed = torch.zeros(1, 1, 5, 7), torch.zeros(1, 1, 5, 7)
+    seed[0, 0, 2, 2], feature[0, 0, 2, 3] = 1.0, 1.0
+    feature.requires_grad_()
+    outputs, image = (seed * feature).sum()[None], torch.zeros(1, dtype=torch.int64)
+    assert gradient_heat_maps(outputs, feature, image).max() == 0
+    smoothed = gradient_heat_maps(outputs, feature, image, sigma=1.0)
+    assert smoothed.argmax() == 2 * 7 + 3
+    assert (smoothed > 0).sum() == 1
 
 
 def test_scale_is_that_of_each_output_in_any_chunk(head, features):
@@ -172,15 +173,15 @@ def test_scale_is_that_of_each_output_in_any_chunk(head, features):
     outputs, image = outputs_of(head, features)
     factors = torch.arange(1.0, 8, dtype=torch.float64)
 
-    def weigh(gradient, feature, scale):
+    def rule(gradient, feature, scale):
         return (scale * gradient).sum(dim=1)
 
     expected = gradient_heat_maps(
-        outputs, features, image, signed=True, weigh=lambda g, _: g.sum(dim=1)
+        outputs, features, image, signed=True, rule=lambda g, _: g.sum(dim=1)
     )
     for max_bytes in (1, 2**14, 2**28):
         found = gradient_heat_maps(
-            outputs, features, image, signed=True, max_bytes=max_bytes, weigh=weigh, scale=factors
+            outputs, features, image, signed=True, max_bytes=max_bytes, rule=rule, scale=factors
         )
         torch.testing.assert_close(found, factors[:, None, None] * expected)
 
@@ -189,7 +190,7 @@ def test_a_method_weighs_smoothed_gradients(head, features):
     """Grad-CAM with the Gaussian: its weights are means of what is left inside the map."""
     outputs, image = outputs_of(head, features)
     found = gradient_heat_maps(
-        outputs, features, image, sigma=1.5, signed=True, weigh=grad_cam, max_bytes=1
+        outputs, features, image, sigma=1.5, signed=True, rule=grad_cam, max_bytes=1
     )
     for row, (output, at) in enumerate(zip(outputs, image.tolist(), strict=True)):
         (gradient,) = torch.autograd.grad(output, features, retain_graph=True)
@@ -212,17 +213,16 @@ def test_half_precision_becomes_float32(dtype):
         assert precise(same) is same
 
 
-@pytest.mark.parametrize("weigh", [None, grad_cam])
-def test_maps_of_half_precision_lose_no_more_than_the_gradients(weigh):
+@pytest.mark.parametrize("rule", [odam, grad_cam])
+def test_maps_of_half_precision_lose_no_more_than_the_gradients(rule):
     """Gradients of bfloat16 are smoothed, weighed and added up in float32."""
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(1, 32, 6, 9, generator=generator).bfloat16().requires_grad_()
     weight = torch.randn(2, 32, 6, 9, generator=generator).bfloat16()
     outputs = (weight * features).flatten(1).sum(dim=1)
     image = torch.zeros(2, dtype=torch.int64)
-    found = gradient_heat_maps(outputs, features, image, sigma=1.0, signed=True, weigh=weigh)
+    found = gradient_heat_maps(outputs, features, image, sigma=1.0, signed=True, rule=rule)
     values = features.detach().float()
-    rule = weigh or (lambda gradient, feature: (gradient * feature).sum(dim=-3))
     expected = rule(smooth(weight.float(), 1.0), values)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

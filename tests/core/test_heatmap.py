@@ -7,16 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from odam_d2.core.heatmap import combine, heat_map, normalize, smooth, smoothing_radius
+from odam_d2.core.heatmap import combine, normalize, smooth, smoothing_radius
 from odam_d2.core.windows import cut_window, paste_window
-
-
-def test_heat_map_by_hand():
-    """Two channels on a 1 x 3 grid: sums 1*2+3*1=5, 2*(-1)+0=-2 -> 0, 0*5+1*4=4."""
-    gradient = torch.tensor([[[1.0, 2.0, 0.0]], [[3.0, 0.0, 1.0]]])
-    feature = torch.tensor([[[2.0, -1.0, 5.0]], [[1.0, 7.0, 4.0]]])
-    assert heat_map(gradient, feature).tolist() == [[5.0, 0.0, 4.0]]
-
 
 # The first whole number of cells at which exp(-r^2 / 2 sigma^2) has fallen to exp(-4.5).
 RADII = [(0.4, 2), (0.5, 2), (1.0, 3), (1.7, 6), (2.0, 6)]
@@ -41,15 +33,6 @@ def test_the_gaussian_is_cut_at_a_hundredth_of_its_peak(sigma, radius):
     reached = smooth(x, sigma)[0].nonzero()
     assert reached.min(dim=0).values.tolist() == [10 - radius] * 2
     assert reached.max(dim=0).values.tolist() == [10 + radius] * 2
-
-
-def test_smoothing_happens_before_the_product_with_the_feature():
-    gradient, feature = torch.zeros(1, 5, 7), torch.zeros(1, 5, 7)
-    gradient[0, 2, 2], feature[0, 2, 3] = 1.0, 1.0
-    assert heat_map(gradient, feature).max() == 0
-    smoothed = heat_map(gradient, feature, sigma=1.0)
-    assert smoothed.argmax() == 2 * 7 + 3
-    assert (smoothed > 0).sum() == 1
 
 
 def test_normalize_keeps_zero_maps_and_zeros():

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from odam_d2.core.heatmap import heat_map
+from odam_d2.core.cam import odam
+from odam_d2.core.heatmap import smooth
 from odam_d2.core.pooled_windows import pooled_heat_maps
 from odam_d2.core.roi_align import BoxPooling, Grids, RoIAlignSpec
 from odam_d2.core.windows import cut_window, paste_window, refined
@@ -112,7 +113,7 @@ def test_heat_maps_equal_autograd_through_torchvision(together, spec, sigma, dty
             # One (instance, target) at a time, through torchvision's kernel.
             output = (pooled[i] * gradient[i, t]).sum()
             (full,) = torch.autograd.grad(output, feature, retain_graph=True)
-            expected = heat_map(full, feature.detach(), sigma)
+            expected = odam(smooth(full, sigma), feature.detach()).relu()
             found = paste_window(maps[i, t], (*origins[i].tolist(), *maps.shape[-2:]), GRID)
             scale = expected.max().clamp(min=1e-3)
             torch.testing.assert_close(

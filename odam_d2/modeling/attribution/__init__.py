@@ -5,7 +5,7 @@ registry. Importing this package registers them.
 
 from . import pooled, position, windows  # noqa: F401  -- register methods and faster ways
 from .d_rise import DRise
-from .gradients import GradientMethod, ImageGradientMethod
+from .gradients import GradientMethod
 from .head_maps import algorithm, head_maps
 from .registry import ODAM_METHOD_REGISTRY, Method, method_names
 
@@ -13,7 +13,6 @@ __all__ = [
     "ODAM_METHOD_REGISTRY",
     "DRise",
     "GradientMethod",
-    "ImageGradientMethod",
     "Method",
     "algorithm",
     "head_maps",

@@ -29,6 +29,7 @@ from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
+from .geometry import image_geometry
 from .registry import ODAM_METHOD_REGISTRY, Method
 
 __all__ = ["PROBABILITIES", "STRIDE", "DRise", "d_rise_maps"]
@@ -210,17 +211,9 @@ def d_rise_maps(
     sums = _Sums((len(found), *grid), path, fingerprint)
     if len(found):
         _run(detect, given, found, settings, sums)
-    pair = torch.ones(len(found), 2, dtype=torch.int64)
-    maps = OdamMaps(
-        targets,
-        sums.mean[:, None].expand(-1, len(targets), -1, -1).to(precise(found.scores)),
-        origins=torch.zeros_like(pair),
-        strides=torch.full((len(found),), float(STRIDE), dtype=torch.float32),
-        grid_sizes=pair * torch.tensor(grid),
-        image_sizes=pair * torch.tensor(size),
-        levels=torch.zeros_like(pair[:, 0]),
-    )
-    return maps.to(found.scores.device)
+    values = sums.mean[:, None].expand(-1, len(targets), -1, -1).to(precise(found.scores))
+    of_image = torch.zeros(len(found), dtype=torch.int64, device=values.device)
+    return OdamMaps(targets, values, **image_geometry(of_image, [size], values, STRIDE))
 
 
 def _run(

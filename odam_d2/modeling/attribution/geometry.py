@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Trace
 
-__all__ = ["level_geometry", "whole_geometry"]
+__all__ = ["image_geometry", "level_geometry", "whole_geometry"]
 
 
 def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[str, Tensor]:
@@ -45,12 +47,19 @@ def whole_geometry(trace: Trace, values: Tensor, stride: float) -> dict[str, Ten
         values: (N, T, h, w).
         stride: pixels of the network's input per cell.
     """
-    image_sizes = trace.image.new_tensor(trace.image_sizes)[trace.image]
+    return image_geometry(trace.image, trace.image_sizes, values, stride)
+
+
+def image_geometry(
+    image: Tensor, sizes: Sequence[tuple[int, int]], values: Tensor, stride: float
+) -> dict[str, Tensor]:
+    """As :func:`whole_geometry`, of the image (N,) of each instance and (height, width) of each."""
+    image_sizes = image.new_tensor(sizes).view(-1, 2)[image]
     pair = torch.ones_like(image_sizes)
     return {
         "origins": torch.zeros_like(pair),
         "strides": values.new_full((len(values),), stride),
         "grid_sizes": pair * pair.new_tensor(values.shape[-2:]),
         "image_sizes": image_sizes,
-        "levels": torch.zeros_like(trace.image),
+        "levels": torch.zeros_like(image),
     }

@@ -26,7 +26,7 @@ from .output_maps import output_maps
 from .registry import ODAM_METHOD_REGISTRY, Method
 from .whole_maps import image_maps, layer_maps
 
-__all__ = ["GradientMethod", "ImageGradientMethod", "in_full_precision"]
+__all__ = ["GradientMethod", "in_full_precision"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class GradientMethod(Method):
 
     Attributes:
         rule: from both to a map, see :mod:`odam_d2.core.cam`.
-        layer: of the backbone, on whose output maps are made; empty for what the head reads.
+        layer: of the backbone, on whose output maps are made; empty for what the head reads, None
+            for the images, by a rule that gives no negative values.
         smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         max_bytes: bound on temporary tensors.
     """
 
     rule: Rule = cam.odam
-    layer: str = ""
+    layer: str | None = ""
     smoothing_sigma: float = 0.0
     max_bytes: int = 2**26
 
@@ -51,10 +52,12 @@ class GradientMethod(Method):
         return cls(rule, settings.layer, settings.smoothing_sigma, settings.max_bytes)
 
     def check(self, adapter: Adapter, targets: Targets) -> None:
-        if self.layer or isinstance(adapter, OutputsAdapter):
+        if self.layer or (self.layer == "" and isinstance(adapter, OutputsAdapter)):
             adapter.check_layer(self.layer)
 
     def algorithm(self, adapter: Adapter) -> str:
+        if self.layer is None:
+            return "autograd at the image"
         layer = adapter.layer_or_default(self.layer)
         if layer:
             return f"autograd at {layer}"
@@ -62,69 +65,41 @@ class GradientMethod(Method):
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         if isinstance(trace, OutputsTrace):
-            layer = adapter.layer_or_default(self.layer)
-            return _maps_of_outputs(self, adapter, trace, targets, layer)
+            return self._maps_of_outputs(adapter, trace, targets)
         with in_full_precision(head_adapter(adapter), trace) as (precise, again):
             limits = (self.smoothing_sigma, self.max_bytes)
-            # ODAM's own rule is linear in the gradient, which the faster ways rely on.
-            rule = None if self.rule is cam.odam else self.rule
+            if self.layer is None:
+                return image_maps(precise, again, targets, *limits, self.rule)
             if self.layer:
-                return layer_maps(precise, again, targets, self.layer, *limits, rule)
-            if rule is None:
+                return layer_maps(precise, again, targets, self.layer, *limits, self.rule)
+            if self.rule is cam.odam:  # linear in the gradient, which the faster ways rely on
                 maps = head_maps(precise, again, targets, *limits)
             else:
-                maps = autograd_head_maps(precise, again, targets, *limits, rule)
+                maps = autograd_head_maps(precise, again, targets, *limits, self.rule)
             precise.check_same(again, maps.decisions)
             geometry = level_geometry(precise, again, maps.origins)
             return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
 
+    def _maps_of_outputs(self, adapter: Adapter, trace: OutputsTrace, targets: Targets) -> OdamMaps:
+        def outputs(inputs: list[dict]) -> list[torch.Tensor]:
+            # Nothing says how their probabilities come from logits.
+            decided = [replace(x, closed_form=None) for x in trace.decide(inputs)]
+            return [
+                torch.stack([scalar.values for scalar in targets.of(of_image)], dim=1)
+                for of_image in decided
+            ]
 
-@dataclass(frozen=True)
-class ImageGradientMethod(Method):
-    """
-    Makes maps of gradients by the images.
-
-    Attributes:
-        rule, smoothing_sigma, max_bytes: as for :class:`GradientMethod`; ``rule`` gives no negative
-            values.
-    """
-
-    rule: Rule = cam.largest_gradient
-    smoothing_sigma: float = 0.0
-    max_bytes: int = 2**26
-
-    def algorithm(self, adapter: Adapter) -> str:
-        return "autograd at the image"
-
-    def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
-        if isinstance(trace, OutputsTrace):
-            return _maps_of_outputs(self, adapter, trace, targets, None)
-        with in_full_precision(head_adapter(adapter), trace) as (precise, again):
-            limits = (self.smoothing_sigma, self.max_bytes)
-            return image_maps(precise, again, targets, *limits, self.rule)
-
-
-def _maps_of_outputs(
-    method: GradientMethod | ImageGradientMethod,
-    adapter: Adapter,
-    trace: OutputsTrace,
-    targets: Targets,
-    layer: str | None,
-) -> OdamMaps:
-    def outputs(inputs: list[dict]) -> list[torch.Tensor]:
-        # Nothing says how their probabilities come from logits.
-        decided = [replace(x, closed_form=None) for x in trace.decide(inputs)]
-        return [
-            torch.stack([scalar.values for scalar in targets.of(of_image)], dim=1)
-            for of_image in decided
-        ]
-
-    names = [target.name for target in targets]
-    limits = (method.smoothing_sigma, method.max_bytes)
-    found = output_maps(
-        adapter.model, list(trace.inputs), outputs, layer, names, method.rule, *limits
-    )
-    return targets.maps(found.values, **found.fields)
+        found = output_maps(
+            adapter.model,
+            list(trace.inputs),
+            outputs,
+            None if self.layer is None else adapter.layer_or_default(self.layer),
+            [target.name for target in targets],
+            self.rule,
+            self.smoothing_sigma,
+            self.max_bytes,
+        )
+        return targets.maps(found.values, **found.fields)
 
 
 @contextmanager
@@ -162,11 +137,11 @@ def grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
 
 
 @ODAM_METHOD_REGISTRY.register()
-def input_gradient(settings: ExplainSettings) -> ImageGradientMethod:
+def input_gradient(settings: ExplainSettings) -> GradientMethod:
     """The gradient by the image (Simonyan et al., 2014)."""
     if settings.layer:
         raise InputError(
             f"{settings.argument('method')} 'input_gradient' makes maps on the image itself; leave "
             f"{settings.argument('layer')} empty"
         )
-    return ImageGradientMethod(cam.largest_gradient, settings.smoothing_sigma, settings.max_bytes)
+    return replace(GradientMethod.of(cam.largest_gradient, settings), layer=None)

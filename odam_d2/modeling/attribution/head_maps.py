@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from odam_d2.core.cam import odam
 from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.core.windows import join_windows, refined
 from odam_d2.modeling.adapters.checks import check_levels
@@ -83,7 +84,7 @@ def autograd_head_maps(
     targets: Targets,
     sigma: float,
     max_bytes: int,
-    rule: Rule | None = None,
+    rule: Rule = odam,
 ) -> HeadMaps:
     """As :func:`head_maps`, or by another rule, by one backward pass of the head for each map."""
     leaves = [feature.detach().requires_grad_() for feature in trace.features]
@@ -116,7 +117,7 @@ def gradient_maps(
     index: Tensor | slice,
     sigma: float,
     max_bytes: int,
-    rule: Rule | None = None,
+    rule: Rule,
 ) -> Tensor:
     """
     Signed maps (n, T, H, W) of some of N detections on one feature map.
@@ -126,7 +127,6 @@ def gradient_maps(
         leaf: (I, C, H, W).
         image: (N,).
         index: which detections.
-        rule: None for the sum of gradient times feature over the channels.
     """
     maps = [
         gradient_heat_maps(
@@ -136,8 +136,8 @@ def gradient_maps(
             sigma,
             signed=True,
             max_bytes=max_bytes,
-            weigh=rule,
-            scale=None if rule is None else torch.exp2(scalar.exponents[index]),
+            rule=rule,
+            scale=torch.exp2(scalar.exponents[index]),
         )
         for scalar in scalars
     ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.gradients import gradient_heat_maps, precise
+from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.core.targets import SIDES
 from odam_d2.modeling.gradient_modes import why_no_gradients
 from odam_d2.modeling.layers import (
@@ -26,6 +26,7 @@ from odam_d2.modeling.layers import (
     layer_names,
 )
 
+from .geometry import image_geometry
 from .head_maps import Rule
 
 __all__ = ["OutputMaps", "check_reached", "output_maps"]
@@ -102,13 +103,14 @@ def output_maps(
         together = torch.cat(values)
     if found.feature is None:  # without an instance, nothing had to run
         found.feature = together.new_zeros(len(values), 1, 0, 0)
-    image = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(together.device)
+    sizes = [(int(h), int(w)) for h, w in (x["image"].shape[-2:] for x in batched_inputs)]
     with torch.autocast(device.type, enabled=False):
         maps, reached = _maps(together, found.feature, image, rule, sigma, max_bytes)
     saturated = ~reached & _are_saturated(together.detach(), targets)
     check_reached(reached | saturated, image.tolist(), where)
-    fields = _geometry(found, batched_inputs, counts) | {"saturated": saturated}
-    return OutputMaps(maps, fields, counts)
+    geometry = image_geometry(image, sizes, maps, found.stride)
+    return OutputMaps(maps, geometry | {"saturated": saturated}, counts)
 
 
 def _captured(
@@ -202,28 +204,17 @@ def _maps(
     """
     with torch.enable_grad():
         columns = values.unbind(dim=1)
-    maps, reached = [], []
-    for column in columns:
-        anywhere: list[Tensor] = [column.new_zeros(0, dtype=torch.bool)]
+    reached = [torch.zeros(0, dtype=torch.bool, device=values.device)]
 
-        def weigh(
-            gradient: Tensor, of_feature: Tensor, anywhere: list[Tensor] = anywhere
-        ) -> Tensor:
-            anywhere.append(gradient.flatten(1).any(dim=1))
-            return rule(gradient, of_feature)
+    def recorded(gradient: Tensor, of_feature: Tensor) -> Tensor:
+        reached.append(gradient.flatten(1).any(dim=1))
+        return rule(gradient, of_feature)
 
-        maps.append(
-            gradient_heat_maps(
-                column,
-                feature,
-                image.to(column.device),
-                sigma,
-                max_bytes=max_bytes,
-                weigh=weigh,
-            )
-        )
-        reached.append(torch.cat(anywhere))
-    return torch.stack(maps, dim=1), torch.stack(reached, dim=1)
+    maps = [
+        gradient_heat_maps(column, feature, image, sigma, max_bytes=max_bytes, rule=recorded)
+        for column in columns
+    ]
+    return torch.stack(maps, dim=1), torch.cat(reached).view(len(columns), -1).t()
 
 
 def _are_saturated(values: Tensor, targets: Sequence[str]) -> Tensor:
@@ -252,24 +243,3 @@ def check_reached(reached: Tensor, image: list[int], where: str) -> None:
         f"{len(lost)} of {len(image)} instances do not depend on {where} ({shown}; gradients there "
         "are zero): name a layer that all of them read, or return those alone that read this one"
     )
-
-
-def _geometry(
-    layer: CapturedLayer, batched_inputs: list[dict], counts: list[int]
-) -> dict[str, Tensor]:
-    """The fields of ``OdamMaps`` for maps on whole layers."""
-    feature = layer.leaf
-    sizes = [x["image"].shape[-2:] for x in batched_inputs]
-    image_sizes = torch.tensor(
-        [size for size, count in zip(sizes, counts, strict=True) for _ in range(count)],
-        dtype=torch.int64,
-        device=feature.device,
-    ).view(-1, 2)
-    pair = torch.ones_like(image_sizes)
-    return {
-        "origins": torch.zeros_like(pair),
-        "strides": precise(feature).new_full((len(pair),), layer.stride).detach(),
-        "grid_sizes": pair * pair.new_tensor(feature.shape[-2:]),
-        "image_sizes": image_sizes,
-        "levels": torch.zeros_like(pair[:, 0]),
-    }

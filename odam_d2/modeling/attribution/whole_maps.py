@@ -30,7 +30,7 @@ def layer_maps(
     layer: str,
     sigma: float,
     max_bytes: int,
-    rule: Rule | None = None,
+    rule: Rule,
 ) -> OdamMaps:
     """Maps on a layer of the backbone."""
     adapter.check_rerun(trace)
@@ -60,7 +60,7 @@ def image_maps(
     scalars = targets.of(decisions)
     of_targets = [
         gradient_heat_maps(
-            scalar.values, images, trace.image, sigma, max_bytes=max_bytes, weigh=rule
+            scalar.values, images, trace.image, sigma, max_bytes=max_bytes, rule=rule
         )
         for scalar in scalars
     ]
