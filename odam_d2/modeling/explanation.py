@@ -21,7 +21,7 @@ from .adapters.trace import ROW, Decisions, Trace, split_by_image
 from .attribution.gradients import GradientMethod
 from .attribution.registry import Method
 from .conditions import conditions_together
-from .errors import GENERAL_WAY, UnsupportedModelError
+from .errors import unexplained
 from .nms.choosing import Choice
 from .precision import runs_in_half
 from .settings import ExplainSettings
@@ -173,9 +173,7 @@ class Explanation:
     def _attach(self, outputs: list, maps: list[OdamMaps]) -> None:
         """Give detections the maps of their rows."""
         if self.targets and not maps:
-            raise UnsupportedModelError(
-                f"{self.adapter.name} does not run its head, so there are no maps; {GENERAL_WAY}"
-            )
+            raise unexplained(f"{self.adapter.name} does not run its head, so there are no maps")
         together = OdamMaps.cat(maps) if self.targets else None
         for found in _detections(outputs):
             if together is None:
@@ -183,9 +181,9 @@ class Explanation:
                     found.remove(ROW)
                 continue
             if not found.has(ROW):
-                raise UnsupportedModelError(
+                raise unexplained(
                     f"{self.adapter.name}: what it returns is made anew, so that it is not known "
-                    f"which detection each one was; {GENERAL_WAY}"
+                    "which detection each one was"
                 )
             rows = found.get(ROW)
             found.remove(ROW)

@@ -3,13 +3,15 @@ What must hold of a model so that its maps are those of its own decisions. What 
 
 Three things are compared: what a head read with what is explained (exactly), what it said of each
 detection with what is said when it is explained (up to rounding), and whether a decision depends on
-anything else (exactly, by its gradient).
+anything else (exactly, by its gradient). Each ``check`` raises an ``UnsupportedModelError`` that
+begins with ``name``, that of the model and its own parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
+from itertools import chain
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.conditions import require
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import unexplained
 from odam_d2.modeling.precision import product_dtype
 from odam_d2.modeling.views import Call
 
@@ -73,19 +75,13 @@ def _tf32() -> bool:
 
 
 def check_decisions(
-    name: str,
-    by: str,
-    instances: Instances,
-    scores: Tensor,
-    boxes: Tensor,
-    tolerance: float,
+    name: str, by: str, instances: Instances, scores: Tensor, boxes: Tensor, tolerance: float
 ) -> None:
     """
     Refuse to explain when running the head again does not give the detections' scores and boxes:
     the maps would be of something else.
 
     Args:
-        name: of the model and its own parts.
         by: what explains it.
         instances: N detections of an image.
         scores: (N,), of their classes.
@@ -102,13 +98,12 @@ def check_decisions(
     expected = instances.scores.double()
     changed = (scores.double() - expected).abs()
     allowed = tolerance * expected.abs() + torch.finfo(instances.scores.dtype).tiny
-    same = (moved <= tolerance * size) & (changed <= allowed)
     require(
-        same.all(),
-        lambda: UnsupportedModelError(
+        ((moved <= tolerance * size) & (changed <= allowed)).all(),
+        lambda: unexplained(
             f"{name}: its detections do not come from the head that {by} explains (scores differ "
             f"by {changed.max():.3g}, boxes by {moved.max():.3g} pixels): its own code changes "
-            f"them, so no map is given; {GENERAL_WAY}"
+            "them, so no map is given"
         ),
     )
 
@@ -127,12 +122,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def check_backbone(name: str, calls: Sequence[Call], features: dict[str, Tensor]) -> None:
     """
-    Refuse to explain when what the heads were given is not what the backbone returned.
-
-    Args:
-        name: of the model and its own parts.
-        calls: of the backbone; the last one counts.
-        features: what the heads were given, by the backbone's names.
+    Refuse to explain when what the heads were given, by the backbone's names, is not what the
+    backbone returned in the last one of its calls.
     """
     output = calls[-1].output if calls else None
     if not (
@@ -141,46 +132,36 @@ def check_backbone(name: str, calls: Sequence[Call], features: dict[str, Tensor]
         and calls[-1].unchanged(output)
         and all(_equal(output[key], value) for key, value in features.items())
     ):
-        raise UnsupportedModelError(
+        raise unexplained(
             f"{name}: features are changed between its backbone and its head, so that maps of what "
-            f"the head reads would not be maps of the backbone's features; {GENERAL_WAY}"
+            "the head reads would not be maps of the backbone's features"
         )
 
 
 def check_images(name: str, call: Call, images: Tensor) -> None:
     """
-    Refuse to run a backbone once more when it read something else than these images, or more.
-
-    Args:
-        name: of the model and its own parts.
-        call: of the backbone.
-        images: (I, 3, H, W), what it should have read.
+    Refuse to run a backbone once more when this call of it read something else than the images
+    (I, 3, H, W), or more.
     """
     (read, *more), named = call.args, call.kwargs
     if more or named or not (call.unchanged(read) and _equal(read, images)):
-        raise UnsupportedModelError(
+        raise unexplained(
             f"{name}: its backbone does not read the preprocessed images alone, so there are no "
-            f"maps on its layers or on the image; {GENERAL_WAY}"
+            "maps on its layers or on the image"
         )
 
 
 def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
     """
-    Refuse to explain when what a box head read is not what is pooled at the known boxes.
-
-    Args:
-        name: of the model and its own parts.
-        kept: (N, C, R, S), what the head read.
-        again: (N, C, R, S), pooled from the backbone's features.
+    Refuse to explain when what a box head read and kept, (N, C, R, S), is not what is pooled again
+    from the backbone's features at the known boxes.
     """
-
-    def error() -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"{name}: its box head does not read what is pooled from the backbone's features at "
-            "the proposals: its own code changes features, boxes or what was pooled in between, so "
-            f"no map is given; {GENERAL_WAY}"
-        )
-
+    error = partial(
+        unexplained,
+        f"{name}: its box head does not read what is pooled from the backbone's features at the "
+        "proposals: its own code changes features, boxes or what was pooled in between, so no map "
+        "is given",
+    )
     if kept.shape != again.shape:
         raise error()
     size = precise(kept).abs().flatten(1).amax(dim=1)
@@ -191,40 +172,40 @@ def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
 @torch.enable_grad()
 def check_apart(name: str, predict: Callable[[Tensor], tuple[Tensor, ...]], pooled: Tensor) -> None:
     """
-    Refuse to explain when what is said of one proposal depends on another one.
-
-    Args:
-        name: of the model and its own parts.
-        predict: see ``Stage``.
-        pooled: (N, C, R, S), N > 0.
+    Refuse to explain when what is said of one proposal, by ``predict`` of a ``Stage``, depends on
+    another one; there are N > 0 of (N, C, R, S).
     """
     one = pooled[:1]
     other = pooled[1:2] if len(pooled) > 1 else one.flip(-1)
     pair = torch.cat([one, other]).detach().requires_grad_()
     predictions = predict(pair.clone())[:2]
-    # Different weights, lest what is said of the classes cancels.
-    value = reduce(torch.add, [(p[0] * _weights(p[0])).sum() for p in predictions])
+    value = reduce(torch.add, [_weighted_sum(p[0]) for p in predictions])
     gradient = None
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, pair, allow_unused=True)
     if gradient is None:
-        raise UnsupportedModelError(
+        raise unexplained(
             f"{name}: its box head computes without gradients (no_grad or detach), so it has no "
-            f"heat maps; {GENERAL_WAY}"
+            "heat maps"
         )
     require(
-        ~gradient[1].nan_to_num(0, 0, 0).any(),
-        lambda: UnsupportedModelError(
+        _is_zero(gradient[1]),
+        lambda: unexplained(
             f"{name}: what it says of one proposal depends on the other ones, so its heat map is "
-            f"not one of what was pooled for it alone; {GENERAL_WAY}"
+            "not one of what was pooled for it alone"
         ),
     )
 
 
-def _weights(values: Tensor) -> Tensor:
-    """Different ones for each of some values."""
+def _weighted_sum(values: Tensor) -> Tensor:
+    """By different weights, lest what classes or sides owe to an input cancels."""
     count, dtype = values.numel(), values.dtype
-    return torch.linspace(1, 2, count, dtype=dtype, device=values.device).view(values.shape)
+    weights = torch.linspace(1, 2, count, dtype=dtype, device=values.device)
+    return (values * weights.view(values.shape)).sum()
+
+
+def _is_zero(gradient: Tensor) -> Tensor:
+    return ~gradient.nan_to_num(0, 0, 0).any()
 
 
 def check_head(
@@ -239,7 +220,6 @@ def check_head(
     decoded is not what it returned.
 
     Args:
-        name: of the model and its own parts.
         calls: of the head; the last one counts.
         features: of each level, (I, C, H, W).
         predictions: what is decoded.
@@ -251,77 +231,60 @@ def check_head(
     call = calls[-1] if calls else Call((), {})
     given = list(call.args[0]) if len(call.args) == 1 and not call.kwargs else []
     same = len(given) == len(features) and all(map(_equal, given, features))
-    if not (calls and same and call.unchanged(given)):
-        raise UnsupportedModelError(
+    if not (same and call.unchanged(given)):
+        raise unexplained(
             f"{name}: its head does not read the features of the backbone that it is said to read, "
-            f"and nothing else; {GENERAL_WAY}"
+            "and nothing else"
         )
-    chosen, returned = (_lists(x, len(sizes)) for x in (predictions, call.output))
-    for found in (returned, chosen):
-        if not _fit(found, features, sizes):
-            raise UnsupportedModelError(
-                f"{name}: what its head returns is not {len(sizes)} lists with a map for each "
-                f"level, of {', '.join(map(str, sizes))} channels for each anchor; {GENERAL_WAY}"
-            )
-    same = all(
-        _equal(a, b)
-        for pair in zip(returned, chosen, strict=True)
-        for a, b in zip(*pair, strict=True)
-    )
-    if not (same and call.unchanged(returned)):
-        raise UnsupportedModelError(
+    chosen, returned = (_maps(x, features, sizes) for x in (predictions, call.output))
+    if not chosen or not returned:
+        raise unexplained(
+            f"{name}: what its head returns is not {len(sizes)} lists with a map for each "
+            f"level, of {', '.join(map(str, sizes))} channels for each anchor"
+        )
+    if not (all(map(_equal, chain(*returned), chain(*chosen))) and call.unchanged(returned)):
+        raise unexplained(
             f"{name}: what its head returned is changed before it is decoded, so that maps of the "
-            f"head would not be maps of its detections; {GENERAL_WAY}"
+            "head would not be maps of its detections"
         )
     return chosen
 
 
-def _lists(predictions: object, count: int) -> list[list]:
-    """The first lists of a list, where it is one."""
+def _maps(
+    predictions: object, features: Sequence[Tensor], sizes: Sequence[int]
+) -> list[list[Tensor]]:
+    """Of each predictor, for each level, (I, A * size, H, W); empty where they are not so."""
     kinds = (list, tuple)
-    chosen = predictions[:count] if isinstance(predictions, kinds) else []
-    return [list(levels) if isinstance(levels, kinds) else [] for levels in chosen]
-
-
-def _fit(predictions: list[list], features: Sequence[Tensor], sizes: Sequence[int]) -> bool:
-    """Whether each predictor has a map (I, A * size, H, W) for each level."""
-    return len(predictions) == len(sizes) and all(
-        len(levels) == len(features)
-        and all(_of_level(x, f, size) for x, f in zip(levels, features, strict=True))
-        for levels, size in zip(predictions, sizes, strict=True)
-    )
-
-
-def _of_level(output: object, feature: Tensor, size: int) -> bool:
-    return (
-        isinstance(output, Tensor)
-        and output.dim() == 4
-        and output.shape[1] % size == 0
-        and (len(output), *output.shape[2:]) == (len(feature), *feature.shape[2:])
-    )
+    chosen = predictions[: len(sizes)] if isinstance(predictions, kinds) else []
+    found = [list(levels) if isinstance(levels, kinds) else [] for levels in chosen]
+    if [len(levels) for levels in found] != [len(features)] * len(sizes):
+        return []
+    for levels, size in zip(found, sizes, strict=True):
+        for x, f in zip(levels, features, strict=True):
+            if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] % size:
+                return []
+            if (len(x), *x.shape[2:]) != (len(f), *f.shape[2:]):
+                return []
+    return found
 
 
 def check_levels(name: str, values: Tensor, others: Sequence[Tensor]) -> None:
     """
-    Refuse to explain when what was read from some levels depends on other ones.
-
-    Args:
-        name: of the model and its own parts.
-        values: of any shape, with a graph.
-        others: leaves, features of the other levels.
+    Refuse to explain when values, of any shape and with a graph, that were read from some levels
+    depend on others, leaves of the graph.
     """
     if not others:
         return
-    # Different weights, lest what classes or sides owe to a level cancels.
-    total = (values * _weights(values)).sum()
-    gradients = torch.autograd.grad(total, others, retain_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(
+        _weighted_sum(values), others, retain_graph=True, allow_unused=True
+    )
     for gradient in gradients:
         if gradient is not None:
             require(
-                ~gradient.nan_to_num(0, 0, 0).any(),
-                lambda: UnsupportedModelError(
+                _is_zero(gradient),
+                lambda: unexplained(
                     f"{name}: its head mixes the levels of the backbone's features, so that one "
-                    f"detection has maps on several of them; {GENERAL_WAY}"
+                    "detection has maps on several of them"
                 ),
             )
 
@@ -329,20 +292,11 @@ def check_levels(name: str, values: Tensor, others: Sequence[Tensor]) -> None:
 def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances]) -> None:
     """
     Refuse to explain when a model changes detections after its head, beside resizing them and
-    leaving some out.
-
-    Args:
-        name: of the model and its own parts.
-        outputs: what the model returns for each image.
-        said: the detections of each image as they left the head.
+    leaving some out. For each image: what it returns, and the detections as they left the head.
     """
-
-    def error() -> UnsupportedModelError:
-        return UnsupportedModelError(
-            f"{name}: what it returns is not what leaves its head, so no map is given; "
-            f"{GENERAL_WAY}"
-        )
-
+    error = partial(
+        unexplained, f"{name}: what it returns is not what leaves its head, so no map is given"
+    )
     instances = [output.get("instances") for output in outputs]
     if len(instances) != len(said) or None in instances:
         raise error()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.conditions import conditions_together
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import unexplained
 from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.precision import full_precision_copy
 from odam_d2.modeling.views import Call, own_parts, versions, watched
@@ -223,9 +223,9 @@ class HeadAdapter(Adapter):
     def check_unchanged(self, trace: Trace) -> None:
         """Refuse to explain features that the model has written to since its head read them."""
         if trace.versions and trace.versions != versions(trace.features):
-            raise UnsupportedModelError(
-                f"{self.name}: features are changed in place after its head has read them, so "
-                f"that there are no maps of what it read; {GENERAL_WAY}"
+            raise unexplained(
+                f"{self.name}: features are changed in place after its head has read them, so that "
+                "there are no maps of what it read"
             )
 
     def check_same(self, trace: Trace, decisions: Decisions, *, rerun: bool = False) -> None:
@@ -258,7 +258,7 @@ def head_adapter(adapter: Adapter) -> HeadAdapter:
     """
     if isinstance(adapter, HeadAdapter):
         return adapter
-    raise UnsupportedModelError(
+    raise unexplained(
         f"{adapter.name} is explained by {type(adapter).__name__}, which tells nothing of its "
-        f"backbone and head; {GENERAL_WAY}"
+        "backbone and head"
     )
