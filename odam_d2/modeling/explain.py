@@ -17,7 +17,6 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.targets import DEFAULT_TARGETS
 from odam_d2.structures import OdamMaps
 
-from .adapters.trace import split_by_image
 from .arguments import checked_boxes, checked_inputs, checked_targets
 from .attribution.gradients import GradientMethod
 from .attribution.output_maps import output_maps
@@ -109,11 +108,14 @@ def explain_boxes(
         boxes, classes = checked_boxes(batched_inputs, boxes, classes, adapter.num_classes, dtype)
         device = next(model.parameters()).device
         inputs = [Boxes((b * _scale(b, i, o)).to(device)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
-        found = explanation.explain_boxes(batched_inputs, inputs, [c.to(device) for c in classes])
+        classes = [label.to(device) for label in classes]
+        found = explanation.explain_boxes(batched_inputs, inputs, classes)
         outputs = []
-        for given, result, (_, output_size) in zip(boxes, found, sizes, strict=True):
-            fields = result.get_fields() | {"pred_boxes": Boxes(given.to(device))}
-            outputs.append({"instances": Instances(output_size, **fields)})
+        of_images = zip(boxes, classes, found, sizes, strict=True)
+        for given, label, (scores, maps), (_, output_size) in of_images:
+            fields = {"pred_boxes": Boxes(given.to(device)), "pred_classes": label}
+            instances = Instances(output_size, **fields, scores=scores, odam_maps=maps)
+            outputs.append({"instances": instances})
         return outputs
 
 
@@ -165,7 +167,7 @@ def explain_outputs(
         limits = (of_outputs.smoothing_sigma, of_outputs.max_bytes)
         layer = None if method.layer is None else layer or ""
         found = output_maps(model, batched_inputs, outputs, layer, targets, method.rule, *limits)
-        return split_by_image(OdamMaps(targets, found.values, **found.fields), found.counts)
+        return OdamMaps(targets, found.values, **found.fields).split(found.counts)
 
 
 def _check_names(targets: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from odam_d2.structures import OdamMaps
 from .adapters.base import Adapter, build_adapter
 from .adapters.head import HeadAdapter, head_adapter
 from .adapters.outputs import OutputsTrace
-from .adapters.trace import ROW, Decisions, Trace, split_by_image
+from .adapters.trace import ROW, Decisions, Trace
 from .attribution.gradients import GradientMethod
 from .attribution.registry import Method
 from .conditions import conditions_together
@@ -120,19 +120,17 @@ class Explanation:
 
     def explain_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> list[Instances]:
+    ) -> list[tuple[Tensor, OdamMaps]]:
         """
         Explain what the model says of given boxes and classes, one set for each image.
 
         Args:
             batched_inputs: as for the model.
             boxes: in pixels of the network's input image.
-            classes: (N,) class ids.
+            classes: (n,) class ids.
 
         Returns:
-            Instances in the frame of the network's input image, with ``pred_boxes`` and
-            ``pred_classes`` as given, ``scores`` (the model's score for that class there) and
-            ``odam_maps``.
+            For each image, the model's scores (n,) for those classes there, and the maps.
         """
         like = next(self.adapter.model.parameters())
         if isinstance(self.adapter, HeadAdapter) and runs_in_half(like):
@@ -143,26 +141,17 @@ class Explanation:
             raise InputError("no targets to explain; give at least one, such as 'class'")
         with conditions_together():
             trace = self.adapter.trace_boxes(batched_inputs, boxes, classes)
-            trace, decisions = _with_decisions(self.adapter, trace)
-            maps, counts = self._maps(trace), [len(of_image) for of_image in boxes]
-        of_images = zip(
-            batched_inputs,
-            boxes,
-            classes,
-            split_by_image(_scores(decisions, maps), counts),
-            split_by_image(maps, counts),
-            strict=True,
-        )
-        return [
-            Instances(
-                tuple(given["image"].shape[-2:]),
-                pred_boxes=b,
-                pred_classes=c,
-                scores=scores,
-                odam_maps=part,
-            )
-            for given, b, c, scores, part in of_images
-        ]
+            maps = self._maps(trace)
+            decided = self._decided(trace)
+        scores = [of_part.scores.detach() for of_part in decided] or [maps.values.new_zeros(0)]
+        counts = [len(of_image) for of_image in boxes]
+        return list(zip(torch.cat(scores).split(counts), maps.split(counts), strict=True))
+
+    def _decided(self, trace: Any) -> list[Decisions]:
+        """What the model says of the detections of a trace of which maps have been made."""
+        if isinstance(trace, OutputsTrace):
+            return trace.decided or trace.decide(list(trace.inputs))
+        return [head_adapter(self.adapter).decide(trace)] if len(trace) else []
 
     def _class_maps(self, trace: Trace) -> OdamMaps:
         return class_logit_maps(head_adapter(self.adapter), self.settings, trace)
@@ -176,18 +165,16 @@ class Explanation:
             raise unexplained(f"{self.adapter.name} does not run its head, so there are no maps")
         together = OdamMaps.cat(maps) if self.targets else None
         for found in _detections(outputs):
-            if together is None:
-                if found.has(ROW):
-                    found.remove(ROW)
-                continue
-            if not found.has(ROW):
+            if found.has(ROW):
+                rows = found.get(ROW)
+                found.remove(ROW)
+                if together is not None:
+                    found.odam_maps = together[rows]
+            elif together is not None:
                 raise unexplained(
                     f"{self.adapter.name}: what it returns is made anew, so that it is not known "
                     "which detection each one was"
                 )
-            rows = found.get(ROW)
-            found.remove(ROW)
-            found.odam_maps = together[rows]
 
 
 def _detections(outputs: list | tuple) -> Iterator[Instances]:
@@ -206,24 +193,3 @@ def _attach_candidates(outputs: list[dict], records: list[Instances]) -> None:
         boxes.clip((height, width))
         fields = candidates.get_fields() | {"pred_boxes": boxes}
         output["candidates"] = Instances((height, width), **fields)
-
-
-def _with_decisions(adapter: Adapter, trace: Any) -> tuple[Any, list[Decisions]]:
-    """
-    A trace and what the model says of it; where only a whole run of the model tells, the list is
-    filled by the run that makes the maps.
-    """
-    if isinstance(trace, OutputsTrace):
-        seen: list[Decisions] = []
-
-        def decide(inputs: list[dict]) -> list[Decisions]:
-            seen[:] = trace.decide(inputs)
-            return seen
-
-        return replace(trace, decide=decide), seen
-    return trace, [head_adapter(adapter).decide(trace)] if len(trace) else []
-
-
-def _scores(decisions: list[Decisions], maps: OdamMaps) -> Tensor:
-    scores = [of_image.scores.detach() for of_image in decisions]
-    return torch.cat(scores) if scores else maps.values.new_zeros(0)

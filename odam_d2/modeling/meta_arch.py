@@ -8,6 +8,7 @@ from loads unchanged. Training is that model's own, with one more loss where
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -65,28 +66,27 @@ class ExplainingModel(Viewed):
 
     def forward(self, batched_inputs: list[dict]) -> Any:
         """As the ``forward`` of the model of Detectron2."""
-        training, settings = self.odam_training, self._explained
+        training = self.odam_training
         if self.training and training is not None and training.is_active:
             return self._training_view(training).forward(batched_inputs)
-        if self.training or settings is None:
+        if self.training or not self._explains:
             return super().forward(batched_inputs)
-        with preserved(self) as model:
-            # Not view(...): it shares the hooks, which have run, or will, around this call.
-            run = lambda view: view.forward(batched_inputs)  # noqa: E731
-            return Explanation.of(model, settings).run(batched_inputs, run)
+        # Not view(...): it shares the hooks, which have run, or will, around this call.
+        return self._explain(batched_inputs, lambda view: view.forward(batched_inputs))
 
     @property
-    def _explained(self) -> ExplainSettings | None:
-        """How detections are explained; None where they are not."""
-        settings: ExplainSettings | None = self.odam
-        if settings is None or not (settings.targets or settings.nms is not None):
-            return None
-        return settings
+    def _explains(self) -> bool:
+        """Whether detections are explained, or chosen by another NMS."""
+        return self.odam is not None and bool(self.odam.targets or self.odam.nms is not None)
+
+    def _explain(self, batched_inputs: list[dict], call: Callable) -> Any:
+        """What a call of a view of this model returns, explained."""
+        with preserved(self) as model:
+            return Explanation.of(model, self.odam or ExplainSettings()).run(batched_inputs, call)
 
     def _training_view(self, training: OdamTraining) -> nn.Module:
         """This model with one more loss."""
-        settings = self.odam or ExplainSettings()
-        return training_view(build_adapter(self), training, settings)
+        return training_view(build_adapter(self), training, self.odam or ExplainSettings())
 
 
 @META_ARCH_REGISTRY.register()
@@ -103,14 +103,12 @@ class OdamRCNN(ExplainingModel, GeneralizedRCNN):
         do_postprocess: bool = True,
     ) -> Any:
         """As ``GeneralizedRCNN.inference``; boxes given by the caller are not explained."""
-        settings = self._explained
-        if settings is None or detected_instances is not None:
+        if not self._explains or detected_instances is not None:
             return super().inference(batched_inputs, detected_instances, do_postprocess)
-        with preserved(self) as model:
-            run = lambda view: view.inference(  # noqa: E731
-                batched_inputs, do_postprocess=do_postprocess
-            )
-            return Explanation.of(model, settings).run(batched_inputs, run)
+        return self._explain(
+            batched_inputs,
+            lambda view: view.inference(batched_inputs, do_postprocess=do_postprocess),
+        )
 
 
 @META_ARCH_REGISTRY.register()
@@ -122,12 +120,11 @@ class OdamPanopticFPN(ExplainingModel, PanopticFPN):
 
     def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> Any:
         """As ``PanopticFPN.inference``."""
-        settings = self._explained
-        if settings is None:
+        if not self._explains:
             return super().inference(batched_inputs, do_postprocess)
-        with preserved(self) as model:
-            run = lambda view: view.inference(batched_inputs, do_postprocess)  # noqa: E731
-            return Explanation.of(model, settings).run(batched_inputs, run)
+        return self._explain(
+            batched_inputs, lambda view: view.inference(batched_inputs, do_postprocess)
+        )
 
 
 @META_ARCH_REGISTRY.register()

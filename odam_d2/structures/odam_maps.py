@@ -166,6 +166,11 @@ class OdamMaps:
         ]
         return OdamMaps(targets, torch.cat(values), **fields)
 
+    def split(self, counts: Sequence[int]) -> list[OdamMaps]:
+        """Like ``Tensor.split`` along N: so many instances each, N in sum."""
+        pieces = zip(*(getattr(self, name).split(list(counts)) for name in _TENSORS), strict=True)
+        return [self._replace(**dict(zip(_TENSORS, piece, strict=True))) for piece in pieces]
+
     def target_index(self, target: str) -> int:
         """Position of ``target`` on the T axis."""
         if target not in self.targets:

@@ -126,7 +126,9 @@ def test_indexing_and_cat_keep_every_field():
         index = torch.arange(3)[item].reshape(-1)
         for name in FIELDS:
             assert torch.equal(getattr(part, name), getattr(maps, name)[index])
-    again = OdamMaps.cat([maps[:1], maps[1:]])
+    first, none, rest = maps.split([1, 0, 2])
+    assert [len(part) for part in (first, none, rest)] == [1, 0, 2]
+    again = OdamMaps.cat([first, none, rest])
     assert torch.equal(again.saturated, maps.saturated)
     torch.testing.assert_close(again.dense(30, 40), maps.dense(30, 40))
     assert torch.equal(maps[-3].values, maps.values[:1])

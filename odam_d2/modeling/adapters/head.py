@@ -28,7 +28,7 @@ from .checks import (
     check_outputs,
     rounding,
 )
-from .trace import FINAL_SCORES, ROW, Decisions, Trace, split_by_image
+from .trace import FINAL_SCORES, ROW, Decisions, Trace
 
 __all__ = ["HeadAdapter", "Recording", "head_adapter"]
 
@@ -241,10 +241,8 @@ class HeadAdapter(Adapter):
         tolerance = rounding(trace.features[0], *(found.scores for found in trace.instances))
         if rerun:
             tolerance *= BACKBONE_LOST
-        counts = trace.counts()
-        scores, boxes = decisions.scores.detach(), decisions.boxes.detach()
-        split = (split_by_image(x, counts) for x in (scores, boxes))
-        by = type(self).__name__
+        by, counts = type(self).__name__, trace.counts()
+        split = (x.detach().split(counts) for x in (decisions.scores, decisions.boxes))
         for found, s, b in zip(trace.instances, *split, strict=True):
             check_decisions(self.name, by, found, s, b, tolerance)
 

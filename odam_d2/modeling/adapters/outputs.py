@@ -27,18 +27,25 @@ class OutputsTrace:
 
     Attributes:
         inputs: what the model got, in Detectron2's input format.
-        decide: gets these inputs, runs the model with a graph, and returns what it decides of the
+        compute: gets these inputs, runs the model with a graph, and returns what it decides of the
             detections of each image.
         instances: the detections of each image.
         detect: runs the model on other inputs; None for given boxes.
         nms: None: what chose the detections is the model's own.
+        decided: what was computed last.
     """
 
     inputs: Sequence[dict]
-    decide: Callable[[list[dict]], list[Decisions]] = field(repr=False)
+    compute: Callable[[list[dict]], list[Decisions]] = field(repr=False)
     instances: Sequence[Instances]
     detect: Callable[[list[dict]], OutputsTrace] | None = field(default=None, repr=False)
     nms: None = None
+    decided: list[Decisions] = field(default_factory=list, repr=False)
+
+    def decide(self, inputs: list[dict]) -> list[Decisions]:
+        """As ``compute``, and kept."""
+        self.decided[:] = self.compute(inputs)
+        return self.decided
 
     def __len__(self) -> int:
         return sum(self.counts())

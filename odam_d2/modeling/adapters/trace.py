@@ -12,11 +12,9 @@ from torch import Tensor
 
 from odam_d2.core.probabilities import Probability
 from odam_d2.modeling.views import Call
-from odam_d2.structures import OdamMaps
 
-__all__ = ["FINAL_SCORES", "ROW", "ClosedForm", "Decisions", "Places", "Trace", "split_by_image"]
+__all__ = ["FINAL_SCORES", "ROW", "ClosedForm", "Decisions", "Places", "Trace"]
 
-S = TypeVar("S", Tensor, OdamMaps)
 P = TypeVar("P", bound="Places")
 
 ROW = "odam_row"
@@ -157,12 +155,3 @@ class Decisions:
             torch.cat([part.boxes for part in parts]),
             torch.cat(logits) if len(logits) == len(parts) else None,
         )
-
-
-def split_by_image(fields: S, counts: list[int]) -> list[S]:
-    """Cut what can be sliced along N into one piece for each image."""
-    pieces, start = [], 0
-    for count in counts:
-        pieces.append(fields[start : start + count])
-        start += count
-    return pieces

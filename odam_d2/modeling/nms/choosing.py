@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from odam_d2.core.nms import Suppression
-from odam_d2.modeling.adapters.trace import FINAL_SCORES, Trace, split_by_image
+from odam_d2.modeling.adapters.trace import FINAL_SCORES, Trace
 from odam_d2.structures import OdamMaps
 
 from .registry import Candidates, Postprocessor
@@ -53,7 +53,7 @@ class Choice:
         if self.nms.needs_maps or self.record:
             counts = [len(found) for found in candidates]
             detected = replace(trace, instances=candidates)  # to be compared with
-            maps = split_by_image(self.class_maps(detected), counts)
+            maps = self.class_maps(detected).split(counts)
         chosen, rows, start = [], [], 0
         for number, found in enumerate(candidates):
             of_image = maps[number] if maps else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.head import HeadAdapter
-from odam_d2.modeling.adapters.trace import Trace, split_by_image
+from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.attribution.geometry import level_geometry
 from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import Labels, OdamTraining, Positives
@@ -59,7 +59,7 @@ def positives(
     values, origins = windows
     geometry = level_geometry(adapter, trace, origins)
     maps = Targets([ClassScore("class", None, "logit")]).maps(values, **geometry)
-    split = split_by_image(maps, [len(of_image) for of_image in labels])
+    split = maps.split([len(of_image) for of_image in labels])
     return [
         Positives(of_image.on_grid(stride)[:, 0], of_labels)
         for of_image, of_labels in zip(split, labels, strict=True)
