@@ -40,7 +40,8 @@ class KnownCauseEvaluator(DatasetEvaluator):
     deciding part; chance is the share of the box that the part covers. For a side, the peak must
     lie in that side's half of the box (chance 50), and ``SIDE_on_part`` counts peaks on the very
     part that ends it (chance as for ``class``). ``class_unoccluded`` are the objects whose deciding
-    part is visible as a whole.
+    part is visible as a whole. Where objects wear decoys, ``class_on_decoys`` counts peaks on one
+    of them (chance as for ``class``).
 
     Args:
         dataset_name: a registered data set whose annotations have ``part_segmentations``.
@@ -187,6 +188,12 @@ def _score(found: Instances, annotation: dict, box: list[float]) -> dict[str, fl
         row["class_chance"] = float(parts["class"].sum()) / area
         if annotation.get("visibility", {}).get("class") == 1:
             row["class_unoccluded"] = row["class"]
+        if "decoy_segmentations" in annotation:
+            decoys = torch.zeros(height, width, dtype=torch.bool)
+            for rle in annotation["decoy_segmentations"].values():
+                decoys |= torch.as_tensor(mask_utils.decode(rle)).bool()
+            row["class_on_decoys"] = peak_on_mask(heat["class"], decoys)
+            row["class_on_decoys_chance"] = float(decoys.sum()) / area
     for side in SIDES:
         if side in heat:
             row[side] = in_half_of_side(heat[side], box, side)

@@ -155,6 +155,28 @@ def test_evaluator(toy_set):
     assert evaluator.evaluate()["known_causes"] == {"num_detections": 0}
 
 
+def test_peaks_on_decoys(toy_set):
+    """Two decoys of 4 x 4 and 2 x 2 pixels, 20 of the box's 96; the peak is on the smaller one."""
+    first, second = (DatasetCatalog.get(toy_set)[k]["annotations"][0] for k in (0, 1))
+    sizes = {"head": (slice(2, 6), slice(4, 8)), "belly": (slice(8, 10), slice(12, 14))}
+    first["decoy_segmentations"] = {}
+    for place, where in sizes.items():
+        canvas = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
+        canvas[where] = 1
+        rle = mask_utils.encode(canvas.numpy().copy(order="F"))
+        first["decoy_segmentations"][place] = rle
+    second["decoy_segmentations"] = {}  # all are hidden
+    evaluator = KnownCauseEvaluator(toy_set)
+    evaluator.process([{"image_id": 7}], explained([(4, 6)], ("class",)))
+    result = evaluator.evaluate()["known_causes"]
+    assert (result["class"], result["class_on_decoys"]) == (0, 100)
+    assert result["class_on_decoys_chance"] == pytest.approx(100 * 20 / 96)
+    evaluator.process([{"image_id": 8}], explained([(2, 4)], ("class",)))
+    result = evaluator.evaluate()["known_causes"]
+    assert (result["class"], result["class_on_decoys"]) == (50, 50)
+    assert result["class_on_decoys_chance"] == pytest.approx(100 * 10 / 96)
+
+
 def test_a_data_set_without_parts_is_refused(toy_set):
     DatasetCatalog.get(toy_set)[0]["annotations"][0].pop("part_segmentations")
     with pytest.raises(ValueError, match="no part_segmentations"):

@@ -102,6 +102,7 @@ TESTS = {
     ],
     "odam_d2/data/crowdshapes/*": [
         "tests/data/test_crowdshapes_draws.py",
+        "tests/data/test_crowdshapes_scattered.py",
         "tests/data/test_crowdshapes.py",
     ],
     "odam_d2/data/*checks.py": [

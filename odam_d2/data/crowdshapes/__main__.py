@@ -5,7 +5,7 @@ import json
 from itertools import groupby
 
 from .dataset import SPLITS, build_split
-from .statistics import crowding_statistics
+from .statistics import crowding_statistics, position_statistics
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", help="data folder (default: $ODAM_DATASETS, $DETECTRON2_DATASETS or datasets)"
     )
-    parser.add_argument("--stats", action="store_true", help="also print how crowded they are")
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="also print how crowded they are and what the position in the box says",
+    )
     return parser
 
 
@@ -30,8 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(folder)
         if args.stats:
             objects = json.loads((folder / "annotations.json").read_text("utf-8"))["annotations"]
-            images = (list(group) for _, group in groupby(objects, lambda a: a["image_id"]))
-            print(json.dumps(crowding_statistics(images)))
+            images = [list(group) for _, group in groupby(objects, lambda a: a["image_id"])]
+            print(json.dumps(crowding_statistics(images) | position_statistics(images)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from .character import PART_LABEL, PARTS
+from .scattered import ScatteredCharacter
 from .scene import Layout
 
 SIDES = ("left", "top", "right", "bottom")
@@ -49,6 +50,11 @@ def annotate(layout: Layout) -> list[dict]:
     - `part_names`: the names of these parts;
     - `visibility`: visible fraction of the whole `object` and of its badge (`class`), three
       decimals.
+
+    And of scattered characters:
+
+    - `badge_place`: where the badge is, a name in :data:`.character.PLACES`;
+    - `decoy_segmentations`: RLE of each decoy that is visible, by its place.
     """
     result = []
     for index, placement in enumerate(layout.placements):
@@ -60,16 +66,36 @@ def annotate(layout: Layout) -> list[dict]:
         parts = {name: encode_mask(part == label, *where) for name, label in labels.items()}
         fractions = zip(layout.visible[index], layout.full[index], strict=True)
         visible = [(2000 * seen + full) // (2 * full) / 1000 for seen, full in fractions]
-        result.append(
-            {
-                "category_id": placement.character.category + 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": int(mask.sum()),
-                "iscrowd": 0,
-                "segmentation": encode_mask(mask, *where),
-                "part_segmentations": parts,
-                "part_names": {k: PARTS[v - 1] for k, v in labels.items()},
-                "visibility": dict(zip(("object", "class"), visible, strict=True)),
-            }
-        )
+        annotation = {
+            "category_id": placement.character.category + 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": int(mask.sum()),
+            "iscrowd": 0,
+            "segmentation": encode_mask(mask, *where),
+            "part_segmentations": parts,
+            "part_names": {k: PARTS[v - 1] for k, v in labels.items()},
+            "visibility": dict(zip(("object", "class"), visible, strict=True)),
+        }
+        if isinstance(placement.character, ScatteredCharacter):
+            annotation |= _scattered(placement.character, part, *where)
+        result.append(annotation)
     return result
+
+
+def _scattered(
+    character: ScatteredCharacter, part: np.ndarray, corner: tuple[int, int], size: tuple[int, int]
+) -> dict:
+    """What only scattered characters have.
+
+    Args:
+        character: the object.
+        part: (h, w) labels of its visible parts, 0 elsewhere.
+        corner, size: as for :func:`encode_mask`.
+    """
+    masks = {d.place: part == PART_LABEL[f"decoy_{d.place}"] for d in character.decoys}
+    return {
+        "badge_place": character.badge_place,
+        "decoy_segmentations": {
+            place: encode_mask(mask, corner, size) for place, mask in masks.items() if mask.any()
+        },
+    }

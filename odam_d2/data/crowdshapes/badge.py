@@ -14,7 +14,10 @@ CLASSES = ("disc", "square", "triangle", "star", "cross", "ring")
 """Names of the classes, in the order of their contiguous ids."""
 
 PLATES = ("round", "box", "hexagon")
-"""Shapes of the badge, independent of the class."""
+"""Shapes of the badge, independent of the class: their outlines are convex."""
+
+FRAMES = ("burst", "flower")
+"""Shapes of a decoy, which has the same glyphs and means nothing: their outlines are notched."""
 
 
 def random_colour(rng: np.random.RandomState, value: tuple[int, int]) -> Colour:
@@ -58,12 +61,23 @@ def glyph_shape(category: int, centre: Point, size: float, turn: int) -> Shape:
 
 
 def plate_shape(plate: str, centre: Point, size: float, turn: int) -> Shape:
-    """The badge that carries the glyph; `size` is its radius in pixels."""
+    """The badge or decoy that carries the glyph; `size` is about its radius in pixels."""
     if plate == "round":
         return Disc(centre, size)
     if plate == "box":
         return Box(centre, (0.93 * size, 0.93 * size), 0.3 * size, turn)
+    if plate == "burst":
+        return Polygon(regular_polygon(centre, [1.24 * size, 0.84 * size] * 9, turn))
+    if plate == "flower":
+        petals = regular_polygon(centre, [0.86 * size] * 6, turn)
+        return Union((Disc(centre, 0.86 * size), *(Disc(p, 0.4 * size) for p in petals)))
     return Polygon(regular_polygon(centre, [0.98 * size] * 6, turn), 0.06 * size)
+
+
+def plate_bounds(centre: Point, size: float) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 in pixels of a place for any plate or frame of that size, however turned."""
+    x, y = centre
+    return x - 1.27 * size, y - 1.27 * size, x + 1.27 * size, y + 1.27 * size
 
 
 def paint_badge(
@@ -77,7 +91,7 @@ def paint_badge(
         centre: pixels.
         size: the plate's radius in pixels.
         turn, glyph_turn: of the plate, and of the glyph on it, degrees.
-        plate: a name in :data:`PLATES`.
+        plate: a name in :data:`PLATES`, or for a decoy in :data:`FRAMES`.
         category: index into :data:`CLASSES`.
         colours: of plate and glyph.
         label: written over the plate.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .badge import PLATES, contrasting_colours, paint_badge, random_colour
+from .badge import PLATES, contrasting_colours, paint_badge, plate_bounds, random_colour
 from .drawing import Canvas, Colour, Style, paint
 from .shapes import (
     Box,
@@ -26,15 +26,24 @@ from .shapes import (
     sine,
 )
 
+PLACES = (
+    "chest", "belly", "head", "left_shoulder", "right_shoulder", "left_sign", "right_sign",
+    "left_pack", "right_pack", "left_leg", "right_leg",
+)  # fmt: skip
+"""Where a character can wear a badge or a decoy. A sign is a plate on a pole in the hand."""
+
 PARTS = (
     "torso", "head", "antenna", "badge",
     "left_upper_arm", "left_forearm", "left_hand",
     "right_upper_arm", "right_forearm", "right_hand",
     "left_thigh", "left_shin", "left_foot",
     "right_thigh", "right_shin", "right_foot",
+    "hat", "left_pole", "right_pole", "left_pack", "right_pack",
+    *(f"decoy_{place}" for place in PLACES),
 )  # fmt: skip
 """Names of the parts; a part's label in a sprite is its place here plus one. "left" is the side
-of the character that is on the left of an upright picture of it."""
+of the character that is on the left of an upright picture of it. What comes after the feet is worn
+by characters with a scattered badge only."""
 
 PART_LABEL = {name: k + 1 for k, name in enumerate(PARTS)}
 
@@ -85,6 +94,10 @@ class Character:
     trim: Colour
     badge: Colour
     glyph: Colour
+
+    def builder(self) -> "Builder":
+        """What draws this kind of character."""
+        return Builder(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +152,18 @@ def sample_character(
     )
 
 
-class _Builder:
-    """Collects a character's shapes, back to front, in pixels about the middle of the torso."""
+class Builder:
+    """Collects a character's shapes, back to front, in pixels about the middle of the torso.
+
+    Attributes:
+        items: shape, style and label of what is painted first.
+        plates: arguments of :func:`.badge.paint_badge` for what is painted over that, in order.
+    """
 
     def __init__(self, character: Character):
         self.c = character
         self.items: list[tuple[Shape, Style, int]] = []
+        self.plates: list[dict] = []
 
     def place(self, x: float, y: float) -> Point:
         """A point of the upright body, in units, to pixels of the tilted one."""
@@ -158,6 +177,19 @@ class _Builder:
         style = Style(colour, 1.1 if part else 0.0, depth * self.c.unit, relief)
         self.items.append((shape, style, label))
 
+    def plate(self, part: str, centre: Point, **look: object) -> None:
+        """A plate at pixels `centre`; `look` is what :func:`paint_badge` wants to know besides."""
+        where = {"centre": centre, "size": self.c.unit, "turn": self.c.tilt}
+        self.plates.append({**where, **look, "label": PART_LABEL[part]})
+
+    def badge(self, centre: Point) -> None:
+        """The plate that tells the class, at pixels `centre`."""
+        c = self.c
+        self.plate(
+            "badge", centre, plate=c.plate, category=c.category, glyph_turn=c.glyph_turn,
+            colours=(c.badge, c.glyph),
+        )  # fmt: skip
+
     def segment(self, part: str, start: Point, angle: int, length: float, radius: float) -> Point:
         """A limb's segment along `angle` (of the upright body); returns its end, pixels."""
         u = self.c.unit
@@ -166,16 +198,25 @@ class _Builder:
         self.add(part, shape, self.c.limbs, radius)
         return end
 
-    def limb(self, side: int, leg: bool) -> None:
-        """An arm or a leg; `side` is 0 for left, 1 for right."""
+    def limb(self, side: int, leg: bool, root: Point, length: float) -> tuple[Point, Point, int]:
+        """An arm or a leg.
+
+        Args:
+            side: 0 for left, 1 for right.
+            leg: whether it is a leg.
+            root: where it is joined to the torso, units of the upright body.
+            length: of its first segment, units.
+
+        Returns:
+            The middle joint and the wrist or ankle, pixels, and the angle of the second segment.
+        """
         c, u = self.c, self.c.unit
         name, sign = ("left", "right")[side], (-1, 1)[side]
         pose = (c.legs if leg else c.arms)[side]
         first, second, tip = ("thigh", "shin", "foot") if leg else ("upper_arm", "forearm", "hand")
-        root = self.place(sign * 0.62, 1.2) if leg else self.place(sign * 1.08 * c.girth, -1.0)
         angle = 90 - sign * pose.swing  # 90 is down; less is towards the right
-        length, radius = (0.95, 0.36) if leg else (1.2, 0.3)
-        joint = self.segment(f"{name}_{first}", root, angle, length, radius)
+        radius = 0.36 if leg else 0.3
+        joint = self.segment(f"{name}_{first}", self.place(*root), angle, length, radius)
         angle -= sign * pose.bend
         end = self.segment(f"{name}_{second}", joint, angle, 0.92 * length, radius)
         if leg:
@@ -183,6 +224,7 @@ class _Builder:
             self.add(f"{name}_{tip}", Capsule(end, toe, 0.34 * u, 0.28 * u), c.trim, 0.34)
         else:
             self.add(f"{name}_{tip}", Disc(polar(end, angle, 0.12 * u), 0.42 * u), c.trim, 0.4)
+        return joint, end, angle
 
     def head(self) -> None:
         """Neck, antennas, head and a face that looks the same for every class."""
@@ -190,44 +232,59 @@ class _Builder:
         centre = self.place(0, -2.4)
         for k in range(c.antennas):
             lean = 0.0 if c.antennas == 1 else 0.5 * (2 * k - 1)
-            base, tip = self.place(lean, -2.9), self.place(1.7 * lean, -3.75)
-            self.add("antenna", Capsule(base, tip, 0.11 * u, 0.1 * u), c.limbs, 0.1)
-            self.add("antenna", Disc(tip, 0.24 * u), c.trim, 0.2)
+            self.antenna(self.place(lean, -2.9), self.place(1.7 * lean, -3.75))
         self.add("head", Capsule(self.place(0, -1.3), centre, 0.32 * u, 0.32 * u), c.limbs, 0.3)
-        shape: Shape
-        if c.head == "round":
-            shape = Disc(centre, 0.84 * u)
-        elif c.head == "box":
-            shape = Box(centre, (0.78 * u, 0.7 * u), 0.2 * u, c.tilt)
-        elif c.head == "hexagon":
-            shape = Polygon(regular_polygon(centre, [0.78 * u] * 6, c.tilt), 0.12 * u)
-        else:
-            shape = Box(centre, (1.0 * u, 0.62 * u), 0.5 * u, c.tilt)
-        self.add("head", shape, c.trim, 0.6)
+        self.add("head", self.skull(centre, u), c.trim, 0.6)
         for x in (-0.33, 0.33):
-            eye = self.place(x, -2.48)
-            self.add("", Disc(eye, 0.21 * u), (244.0, 244.0, 238.0), 0.2, 0.1)
-            self.add("", Disc(eye, 0.11 * u), (25.0, 25.0, 32.0), 0.1, 0.0)
+            self.eye(self.place(x, -2.48))
+
+    def antenna(self, base: Point, tip: Point) -> None:
+        u = self.c.unit
+        self.add("antenna", Capsule(base, tip, 0.11 * u, 0.1 * u), self.c.limbs, 0.1)
+        self.add("antenna", Disc(tip, 0.24 * u), self.c.trim, 0.2)
+
+    def skull(self, centre: Point, u: float) -> Shape:
+        """The head's shape; `u` is its unit in pixels."""
+        c = self.c
+        if c.head == "round":
+            return Disc(centre, 0.84 * u)
+        if c.head == "box":
+            return Box(centre, (0.78 * u, 0.7 * u), 0.2 * u, c.tilt)
+        if c.head == "hexagon":
+            return Polygon(regular_polygon(centre, [0.78 * u] * 6, c.tilt), 0.12 * u)
+        return Box(centre, (1.0 * u, 0.62 * u), 0.5 * u, c.tilt)
+
+    def eye(self, centre: Point) -> None:
+        u = self.c.unit
+        self.add("", Disc(centre, 0.21 * u), (244.0, 244.0, 238.0), 0.2, 0.1)
+        self.add("", Disc(centre, 0.11 * u), (25.0, 25.0, 32.0), 0.1, 0.0)
+
+    def build(self) -> None:
+        """The whole body; arms and legs go behind the torso, so the badge is never covered."""
+        c, u = self.c, self.c.unit
+        for side, sign in enumerate((-1, 1)):
+            self.limb(side, True, (sign * 0.62, 1.2), 0.95)
+        for side, sign in enumerate((-1, 1)):
+            self.limb(side, False, (sign * 1.08 * c.girth, -1.0), 1.2)
+        self.head()
+        torso = Box((0.0, 0.0), (1.26 * c.girth * u, 1.5 * u), 0.5 * u, c.tilt)
+        self.add("torso", torso, c.body, 0.7)
+        self.badge(self.place(0, -0.12))
 
 
 @functools.lru_cache(maxsize=64)
 def draw_character(character: Character) -> Sprite:
-    """Draw a character; its arms and legs go behind its torso, so the badge is never covered."""
-    builder, c, u = _Builder(character), character, character.unit
-    for side in (0, 1):
-        builder.limb(side, leg=True)
-    for side in (0, 1):
-        builder.limb(side, leg=False)
-    builder.head()
-    torso = Box((0.0, 0.0), (1.26 * c.girth * u, 1.5 * u), 0.5 * u, c.tilt)
-    builder.add("torso", torso, c.body, 0.7)
-
-    boxes = np.array([shape.bounds() for shape, _, _ in builder.items])
+    """Draw a character."""
+    builder = character.builder()
+    builder.build()
+    boxes = np.array(
+        [shape.bounds() for shape, _, _ in builder.items]
+        + [plate_bounds(plate["centre"], plate["size"]) for plate in builder.plates]
+    )
     canvas = Canvas((*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()))
     for shape, style, label in builder.items:
         paint(canvas, shape, style, label)
-    centre, colours = builder.place(0, -0.12), (c.badge, c.glyph)
-    label = PART_LABEL["badge"]
-    paint_badge(canvas, centre, u, c.tilt, c.glyph_turn, c.plate, c.category, colours, label)
+    for plate in builder.plates:
+        paint_badge(canvas, **plate)
     rgb, alpha = (np.floor(v + 0.5).astype(np.uint8) for v in (canvas.rgb, 255.0 * canvas.alpha))
     return Sprite(rgb, alpha, canvas.label, canvas.origin)

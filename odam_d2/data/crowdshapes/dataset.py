@@ -20,7 +20,9 @@ from .scene import PRESETS, SceneConfig, layout_of, render_scene, sample_scene
 GENERATOR_VERSION = 1
 """Recorded with every built split; raise it when any pixel or annotation changes."""
 
-EXTRA_KEYS = ("part_segmentations", "part_names", "visibility", "area")
+EXTRA_KEYS = (
+    "part_segmentations", "part_names", "visibility", "area", "badge_place", "decoy_segmentations",
+)  # fmt: skip
 """Annotation keys beyond Detectron2's own that survive loading."""
 
 
@@ -38,6 +40,8 @@ SPLITS = {
     "crowdshapes_val": Split(PRESETS["plain"], 102, 120),
     "crowdshapes_crowded_train": Split(PRESETS["crowded"], 103, 300),
     "crowdshapes_crowded_val": Split(PRESETS["crowded"], 104, 80),
+    "crowdshapes_scattered_train": Split(PRESETS["scattered"], 105, 800),
+    "crowdshapes_scattered_val": Split(PRESETS["scattered"], 106, 120),
 }
 
 

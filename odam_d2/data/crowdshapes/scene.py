@@ -15,6 +15,7 @@ from .background import draw_background
 from .badge import CLASSES
 from .character import PART_LABEL, Character, Sprite, draw_character, sample_character
 from .drawing import box_blur
+from .scattered import sample_scattered
 
 _BADGE = PART_LABEL["badge"]
 _SHADOW_SHIFT, _SHADOW_RADIUS = (4, 6), 3  # pixels: (x, y) offset and blur
@@ -49,9 +50,31 @@ class SceneConfig:
     margin: int = 2
     clutter: tuple[int, int] = (8, 16)
 
+    def character(self, rng: np.random.RandomState, category: int, unit: float) -> Character:
+        """A random character of this kind of scene."""
+        return sample_character(rng, category, unit)
+
+
+@dataclass(frozen=True)
+class ScatteredConfig(SceneConfig):
+    """A scene of characters that wear their badge anywhere.
+
+    Attributes:
+        unit: as above; a character is about 7 by 8 units.
+        decoys: smallest and largest number that one of them wears.
+    """
+
+    num_objects: tuple[int, int] = (4, 6)
+    unit: tuple[float, float] = (9.5, 13.5)
+    decoys: tuple[int, int] = (1, 3)
+
+    def character(self, rng: np.random.RandomState, category: int, unit: float) -> Character:
+        return sample_scattered(rng, category, unit, self.decoys)
+
 
 PRESETS = {
     "plain": SceneConfig(),
+    "scattered": ScatteredConfig(),
     "crowded": SceneConfig(
         width=576,
         height=448,
@@ -61,7 +84,7 @@ PRESETS = {
         clutter=(12, 24),
     ),
 }
-"""Named settings: "plain" overlaps moderately, "crowded" is as crowded as CrowdHuman."""
+"""Named settings: "plain" and "scattered" overlap moderately, "crowded" as CrowdHuman does."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,7 @@ def _random_unit(rng: np.random.RandomState, config: SceneConfig) -> float:
 def _add_anywhere(layout: Layout, rng: np.random.RandomState) -> bool:
     """Try some places for one random character."""
     config = layout.config
-    character = sample_character(rng, int(rng.randint(len(CLASSES))), _random_unit(rng, config))
+    character = config.character(rng, int(rng.randint(len(CLASSES))), _random_unit(rng, config))
     for _ in range(12):
         x, y = int(rng.randint(config.width)), int(rng.randint(config.height))
         if layout.add(Placement(character, x, y)):
@@ -174,7 +197,7 @@ def _add_beside(layout: Layout, rng: np.random.RandomState) -> bool:
     at, box = layout.placements[host], layout.box(host)
     unit = at.character.unit * int(rng.randint(94, 113)) / 100
     unit = min(max(unit, layout.config.unit[0]), layout.config.unit[1])
-    character = sample_character(rng, at.character.category, unit)
+    character = layout.config.character(rng, at.character.category, unit)
     sprite = draw_character(character)
     for _ in range(8):
         x = at.x + (2 * int(rng.randint(2)) - 1) * int(rng.randint(80, 220)) * int(unit) // 100
