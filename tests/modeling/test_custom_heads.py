@@ -24,6 +24,7 @@ from torch import nn
 from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import ExplainSettings, UnsupportedModelError, explain, explain_boxes
+from odam_d2.modeling.adapters import build_adapter
 from odam_d2.modeling.explanation import Explanation
 
 C4 = "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"
@@ -338,6 +339,35 @@ def test_whatever_the_method(cls, method):
     settings = {"method": method, "d_rise": DRiseSettings(num_masks=2)}
     reason = ROI_HEADS[cls]
     assert_refused(lambda: explain(model, two_images(), ["class"], **settings), cls, reason)
+
+
+class GatedChannel(OwnBoxBranch):
+    """One of 16 channels of what is pooled."""
+
+    channel = 0
+
+    def read(self, maps, boxes):
+        pooled = super().read(maps, boxes)
+        pooled[:, self.channel] *= 1 + 0.5 * torch.sigmoid(pooled[:, self.channel])
+        return pooled
+
+
+@pytest.mark.parametrize("channel", [0, 5, 6, 10, 11, 15])  # the ends of thirds
+def test_every_channel_is_looked_at(channel):
+    model = with_class(FASTER_RCNN, "roi_heads", GatedChannel)
+    model.roi_heads.channel = channel
+    assert_refused(lambda: explain(model, two_images()), GatedChannel, POOLED)
+
+
+@pytest.mark.parametrize(("name", "stages"), [(FASTER_RCNN, 1), (CASCADE, 3), (C4, 1)])
+def test_memory_of_what_is_pooled(name, stages):
+    """By which detections are explained in pieces: what the stages read, in bytes."""
+    adapter = build_adapter(zoo_model(name, opts=SLIM))
+    run = adapter.run(two_images(), lambda view: view(two_images()))
+    (trace,) = run.traces
+    pooled = adapter.pooled(trace)
+    assert len(pooled) == stages
+    assert adapter.pooled_bytes(trace) * len(trace) == sum(x.nbytes for x in pooled)
 
 
 def test_proposals_that_the_model_changes_are_no_given_boxes():

@@ -10,6 +10,8 @@ from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import explain
 from odam_d2.core.errors import InputError
+from odam_d2.modeling import Method, OutputsAdapter, Target
+from odam_d2.modeling.adapters import DenseAdapter, HeadAdapter
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
@@ -94,3 +96,22 @@ def test_an_nms(names):
     for ours, theirs in zip(model(two_images()), plain(two_images()), strict=True):
         assert len(ours["instances"]) == 1
         assert torch.equal(ours["instances"].scores, theirs["instances"].scores[:1])
+
+
+@pytest.mark.parametrize(
+    ("base", "needed"),
+    [
+        (Target, "of"),
+        (Method, "__call__"),
+        (OutputsAdapter, "num_classes outputs"),
+        (HeadAdapter, "num_classes feature_names strides recorded_view trace_given evaluate"),
+        (DenseAdapter, "output_sizes scores"),
+    ],
+)
+def test_what_is_left_out_is_told_at_once(base, needed):
+    """By Python, when the object is made, and not by a map of nothing."""
+    names = needed.split()
+    for name in names:
+        defined = {other: None for other in names if other != name}
+        with pytest.raises(TypeError, match=f"abstract method '?{name}'?$"):
+            type("Own", (base,), defined)()

@@ -6,6 +6,7 @@ import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import FASTER_RCNN, RETINANET, SLIM, detections_error, two_images, zoo_model
+from torch import nn
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
@@ -88,6 +89,18 @@ def test_one_level_of_a_pyramid_is_told():
     small = [boxes[0][:1]], [classes[0][:1]]
     found = explain_boxes(model, two_images()[:1], *small, layer="fpn_output2")
     assert found[0]["instances"].odam_maps.values.any()
+
+
+def test_a_detector_that_says_the_same_of_all_images_has_maps_of_zeros():
+    """Boxes of two sizes, read from two levels that both come from the layer."""
+    model = zoo_model(FASTER_RCNN, opts=SLIM)
+    for layer in (model.roi_heads.box_predictor.cls_score, model.roi_heads.box_predictor.bbox_pred):
+        nn.init.zeros_(layer.weight)
+    boxes, classes = [torch.tensor([[5.0, 5, 40, 40], [0, 0, 380, 250]])], [torch.tensor([3, 3])]
+    (found,) = explain_boxes(model, two_images()[:1], boxes, classes, layer="res5")
+    maps = found["instances"].odam_maps
+    assert maps.values.shape[0] == 2
+    assert not maps.values.any()
 
 
 @pytest.mark.parametrize("settings", [{"layer": "res4"}, {"method": "input_gradient"}])

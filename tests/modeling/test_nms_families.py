@@ -243,6 +243,7 @@ def test_nms_follows_detectrons_arithmetic():
         assert torch.equal(found.keep, batched_nms(boxes, scores, classes, thresh))
         assert (found.suppressor[found.keep] == -1).all()
         assert found.iou[found.keep].isnan().all()
+    assert Nms().needs_maps is False
     assert SoftNms().needs_maps is False
 
 

@@ -1,9 +1,11 @@
 """Every key of ours acts or is refused, in one sentence that names it."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
+from torch import nn
 
 from odam_d2 import ExplainSettings, add_odam_config
 from odam_d2.core.errors import InputError
@@ -11,8 +13,13 @@ from odam_d2.core.ranges import check_number
 from odam_d2.engine.checks import check_num_gpus, check_run
 from odam_d2.engine.evaluators import check_evaluators
 from odam_d2.errors import UserError
+from odam_d2.modeling import fcos
+from odam_d2.modeling.adapters import Decisions, Trace
+from odam_d2.modeling.adapters.dense_records import DensePlaces
+from odam_d2.modeling.attribution import DRise, GradientMethod
 from odam_d2.modeling.fcos import ConfigurableFCOS
-from odam_d2.modeling.losses import build_odam_training
+from odam_d2.modeling.losses import OdamTraining, build_odam_training
+from odam_d2.modeling.nms import OdamNms, SoftNms
 from odam_d2.modeling.settings import DRiseSettings
 
 # What no key takes, whatever it is for; yacs itself lets None and lists through.
@@ -151,6 +158,36 @@ def test_ends_of_ranges():
     for value, more in ((0, {"above": True}), (1, {"below": True}), (0.5, {"whole": True})):
         with pytest.raises(InputError, match=f"^K is {value}; it must be x$"):
             check_number("K", value, "x", 0, 1, **more)
+
+
+def test_ends_of_what_can_still_be_computed(monkeypatch):
+    monkeypatch.setattr(fcos, "FCOSHead", lambda **_arguments: None)  # of a million classes
+    cfg = config()
+    cfg.MODEL.FCOS.NUM_CLASSES = 10**6
+    assert ConfigurableFCOS.from_config(cfg)["num_classes"] == 10**6
+    assert DRiseSettings(grid=1000).grid == 1000
+    assert complaint("MODEL.FCOS.NUM_CLASSES", 10**6 + 1) is not None
+    assert complaint("MODEL.ODAM.D_RISE.GRID", 1001) is not None
+
+
+def test_defaults_of_arguments_are_those_of_the_config():
+    cfg = config()
+    assert ExplainSettings() == ExplainSettings.from_config(cfg)
+    for entry in (SoftNms, OdamNms):
+        assert vars(entry()) == vars(entry(cfg))
+    of_config = vars(build_odam_training(cfg))
+    for name, value in vars(OdamTraining(loss=nn.Identity())).items():
+        if not name.startswith("_"):
+            assert value == of_config[name], name
+
+
+@pytest.mark.parametrize(
+    "cls", [ExplainSettings, DRiseSettings, GradientMethod, DRise, Trace, DensePlaces, Decisions]
+)
+def test_what_threads_share_stays_as_it_was_checked(cls):
+    thing = object.__new__(cls)
+    with pytest.raises(FrozenInstanceError):
+        thing.method = "another"
 
 
 def test_long_values_are_told_in_short():
