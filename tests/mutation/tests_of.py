@@ -282,6 +282,7 @@ TESTS = {
         "tests/modeling/test_explain.py",
         "tests/modeling/test_exact.py::test_only_what_a_target_reads_is_differentiated",
         "tests/modeling/test_methods.py",
+        "tests/modeling/test_outputs_explainer.py::test_logits_are_explained_where_the_adapter_tells_them",
     ],
     "odam_d2/modeling/training/dense.py": [
         "tests/modeling/test_training_maps.py",

@@ -257,7 +257,7 @@ def _masked(given: dict, mask: Tensor) -> dict:
 
 def _cells(masks: Tensor) -> Tensor:
     """Means (B, h, w) over cells; those at the border over what is inside."""
-    return F.avg_pool2d(masks[:, None], STRIDE, ceil_mode=True)[:, 0]
+    return F.avg_pool2d(masks, STRIDE, ceil_mode=True)
 
 
 def _similarity(found: Instances, wanted: Tensor, now: Instances) -> Tensor:

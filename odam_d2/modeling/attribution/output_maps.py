@@ -58,8 +58,8 @@ def output_maps(
     layer: str | None,
     targets: Sequence[str],
     rule: Rule,
-    sigma: float = 0.0,
-    max_bytes: int = 2**26,
+    sigma: float,
+    max_bytes: int,
 ) -> OutputMaps:
     """
     Heat maps of what a function computes from a layer's output, or from the images.

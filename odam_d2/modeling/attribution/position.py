@@ -74,7 +74,7 @@ class PositionMethod(Method):
             strides=strides,
             grid_sizes=grid_sizes,
             image_sizes=image_sizes,
-            levels=torch.zeros_like(origins[:, 0]),
+            levels=counts.new_zeros(len(boxes)),
         )
 
     def _is_beside(self, target: Target) -> bool:
