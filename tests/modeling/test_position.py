@@ -65,6 +65,7 @@ def test_a_blob_is_a_quarter_of_the_box_wide():
     boxes = torch.tensor([[100.0, 200, 164, 328]])
     values, first, strides = PositionMethod(1 / 4)._gaussians(boxes, boxes.new_tensor([[0.5, 0.5]]))
     assert strides.tolist() == [128 / 32]
+    assert values.shape == (1, 1, 65, 65)  # 32 cells to each side of that of the centre
     for axis, (centre, side) in enumerate(((264, 128), (132, 64))):  # rows, columns
         mass = values[0, 0].double().sum(dim=1 - axis)
         at = (first[0, axis] + torch.arange(len(mass)) + 0.5) * 4.0

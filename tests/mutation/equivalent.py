@@ -59,4 +59,52 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
         "if len(grid) == 0:",
         "One tile also goes through what adds up several; this way is only shorter.",
     ),
+    (
+        "odam_d2/modeling/explanation.py",
+        "like = trace.features[0]",
+        "like = trace.features[ -1]",
+        "All levels of a pyramid have one dtype and lie on one device, which is all that is asked here.",
+    ),
+    (
+        "odam_d2/modeling/adapters/rcnn.py",
+        "heads = with_limits(heads, test_nms_thresh=NO_NMS, test_topk_per_image=-1)",
+        "heads = with_limits(heads, test_nms_thresh=NO_NMS, test_topk_per_image=- 2)",
+        "Any negative number is no limit to Detectron2.",
+    ),
+    (
+        "odam_d2/modeling/adapters/rcnn.py",
+        "count = trace.features[0].shape[1]",
+        "count = trace.features[ -1].shape[1]",
+        "What is pooled from all levels is one tensor, so all of them have as many channels.",
+    ),
+    (
+        "odam_d2/modeling/adapters/rcnn.py",
+        "_COMPARED_BYTES = 64 * 2**20",
+        "_COMPARED_BYTES = 64 * 3**20",
+        "How much is compared at once; each detection is compared by itself.",
+    ),
+    (
+        "odam_d2/modeling/adapters/anchors.py",
+        "anchor = rows.indices[0] if len(rows.indices) == 1 else None",
+        "anchor = rows.indices[ -1] if len(rows.indices) == 1 else None",
+        "The only one, from the front or the back.",
+    ),
+    (
+        "odam_d2/modeling/attribution/d_rise.py",
+        'and state["count"] >= 0',
+        'and state["count"] >= 1',
+        "Sums of no mask are zeros, which is what one begins with anyway.",
+    ),
+    (
+        "odam_d2/modeling/adapters/pooled_calls.py",
+        "out = torch.where(here, read[(rows - start).clamp(0, len(read) - 1)], out)",
+        "out = torch.where(here, read[(rows - start).clamp( -1, len(read) - 1)], out)",
+        "Rows below the start are not taken, whatever is read in their place.",
+    ),
+    (
+        "odam_d2/modeling/training/dense.py",
+        "with torch.autocast(read[0].device.type, enabled=False):",
+        "with torch.autocast(read[ -1].device.type, enabled=False):",
+        "All levels of a pyramid lie on one device.",
+    ),
 ]
