@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FunctionType, MethodType
 from urllib.parse import urlsplit
 
@@ -112,17 +112,9 @@ def of_config(cfg: CfgNode, without: Mapping[str, str] = ONLY_FOR_TRAINING) -> d
     left_out = (*NEVER_MATTERS, *without)
     return {
         key: describe(value)
-        for key, value in _leaves(cfg)
+        for key, value in _flat(cfg).items()
         if not any(key == name or key.startswith(f"{name}.") for name in left_out)
     }
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def of_detector(cfg: CfgNode, without: Mapping[str, str] = ONLY_FOR_TRAINING) -> dict:
@@ -249,18 +241,14 @@ def _describe_object(value: object, above: tuple[int, ...]) -> object:
     if not hasattr(value, "__dict__"):  # a device, a dtype, a path; a lock says only where it is
         text = repr(value)
         return name if " at 0x" in text else f"{name} {text}"
-    return {"class": name, **_describe_entries(_held(value), above)}
+    held = vars(value)
+    if isinstance(value, nn.Module):
+        held = {key: of_key for key, of_key in held.items() if key not in _OF_TORCH}
+    return {"class": name, **_describe_entries(held, above)}
 
 
 _OF_TORCH = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
 """Attributes by which torch runs a module (hooks, its mode), not what it computes."""
-
-
-def _held(value: object) -> dict:
-    held = vars(value)
-    if isinstance(value, nn.Module):
-        held = {name: of_name for name, of_name in held.items() if name not in _OF_TORCH}
-    return held
 
 
 def _name(key: object) -> str:

@@ -11,6 +11,7 @@ Shape shorthand: N candidates of an image, n of one class. Boxes are XYXY in any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,8 +20,11 @@ from torch import Tensor
 
 from .boxes import box_iou
 from .errors import InputError
+from .ranges import check_number, check_one_of
 
-__all__ = ["Suppression", "nms", "odam_nms", "odam_rule", "soft_nms", "suppress"]
+__all__ = ["Suppression", "nms", "odam_nms", "soft_nms", "suppress"]
+
+_UNIT = "in [0, 1]"
 
 Correlation = Tensor | Callable[[Tensor], Tensor]
 """(N, N), or what gives the (n, n) of the candidates whose indices (n,) it gets."""
@@ -54,7 +58,7 @@ def nms(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thresh: float) -> Su
         classes: (N,).
         iou_thresh: what overlaps a kept candidate by more than this is suppressed; in [0, 1].
     """
-    _check_unit("iou_thresh", iou_thresh)
+    check_number("iou_thresh", iou_thresh, _UNIT, 0, 1)
     return suppress(boxes, scores, classes, lambda iou, _: iou > iou_thresh)
 
 
@@ -78,17 +82,9 @@ def odam_nms(
         boxes, scores, classes: as for :func:`nms`.
         correlation: of the candidates' heat maps, in [0, 1].
     """
-    rule = odam_rule(iou_thresh, sim_thresh_high, sim_thresh_low)
-    return suppress(boxes, scores, classes, rule, correlation)
-
-
-def odam_rule(
-    iou_thresh: float, sim_thresh_high: float, sim_thresh_low: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The rule of :func:`odam_nms`, for :func:`suppress`."""
-    _check_unit("iou_thresh", iou_thresh)
-    _check_unit("sim_thresh_high", sim_thresh_high)
-    _check_unit("sim_thresh_low", sim_thresh_low)
+    limits = {"iou_thresh": iou_thresh, "sim_thresh_high": sim_thresh_high}
+    for name, value in (limits | {"sim_thresh_low": sim_thresh_low}).items():
+        check_number(name, value, _UNIT, 0, 1)
     if sim_thresh_high < sim_thresh_low:
         raise InputError(
             f"sim_thresh_high is {sim_thresh_high}, below sim_thresh_low, {sim_thresh_low}"
@@ -98,7 +94,7 @@ def odam_rule(
         overlaps = iou > iou_thresh
         return (overlaps & (correlation >= sim_thresh_low)) | (correlation >= sim_thresh_high)
 
-    return rule
+    return suppress(boxes, scores, classes, rule, correlation)
 
 
 def suppress(
@@ -157,11 +153,9 @@ def soft_nms(
         score_thresh: what falls to this or below goes. Its suppressor is the candidate that
             lowered its score most.
     """
-    _check_unit("iou_thresh", iou_thresh)
-    if method not in ("linear", "gaussian"):
-        raise InputError(f"method is {method!r}; it must be linear or gaussian")
-    if not sigma > 0:
-        raise InputError(f"sigma is {sigma}; it must be above 0")
+    check_number("iou_thresh", iou_thresh, _UNIT, 0, 1)
+    check_one_of("method", method, ("linear", "gaussian"))
+    check_number("sigma", sigma, "above 0", 0, math.inf, above=True)
     record = _Record(boxes)
     for index in _by_class(scores, classes):
         iou = box_iou(boxes[index], boxes[index])
@@ -266,8 +260,3 @@ class _Record:
         order = order[scores[order].argsort(descending=True, stable=True)]
         record = (self.suppressor, self.iou, self.correlation)
         return Suppression(keep[order], scores[order], *record)
-
-
-def _check_unit(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} is {value}; it must be in [0, 1]")

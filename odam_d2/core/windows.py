@@ -25,13 +25,17 @@ Window = tuple[int, int, int, int]
 def cut_window(feature: Tensor, window: Window) -> Tensor:
     """Window of (..., H, W), zero where it sticks out; a view of it where nothing does."""
     row, column, height, width = window
-    rows, columns = feature.shape[-2:]
-    top, left = max(row, 0), max(column, 0)
-    bottom = max(min(row + height, rows), top)
-    right = max(min(column + width, columns), left)
+    top, left, bottom, right = _inside(window, feature.shape[-2:])
     inside = feature[..., top:bottom, left:right]
     pad = (left - column, column + width - right, top - row, row + height - bottom)
     return F.pad(inside, pad) if any(pad) else inside
+
+
+def _inside(window: Window, grid: Sequence[int]) -> Window:
+    """First row and column of a feature map (..., H, W) that a window covers, and those after."""
+    row, column, height, width = window
+    top, left = max(row, 0), max(column, 0)
+    return top, left, max(min(row + height, grid[0]), top), max(min(column + width, grid[1]), left)
 
 
 def cut_windows(feature: Tensor, windows: Sequence[Window]) -> Sequence[Tensor]:
@@ -56,31 +60,11 @@ class _CutWindows(torch.autograd.Function):
         total = next(g for g in gradients if g is not None).new_zeros(ctx.shape)
         for window, gradient in zip(ctx.windows, gradients, strict=True):
             if gradient is not None:
-                part = _inside(window, ctx.shape[-2:])
-                total[part] += gradient[_within(window, part)]
+                row, column = window[:2]
+                top, left, bottom, right = _inside(window, ctx.shape[-2:])
+                rows, columns = slice(top - row, bottom - row), slice(left - column, right - column)
+                total[..., top:bottom, left:right] += gradient[..., rows, columns]
         return total, None
-
-
-def _inside(window: Window, grid: Sequence[int]) -> tuple:
-    """The slices of a feature map (..., H, W) that a window covers."""
-    row, column, height, width = window
-    rows, columns = slice(max(row, 0), row + height), slice(max(column, 0), column + width)
-    return (
-        ...,
-        slice(rows.start, min(rows.stop, grid[0])),
-        slice(columns.start, min(columns.stop, grid[1])),
-    )
-
-
-def _within(window: Window, part: tuple) -> tuple:
-    """The slices of the window's own cells that lie on these slices of the feature map."""
-    _, rows, columns = part
-    row, column = window[:2]
-    return (
-        ...,
-        slice(rows.start - row, rows.stop - row),
-        slice(columns.start - column, columns.stop - column),
-    )
 
 
 def paste_window(values: Tensor, window: Window, grid: Sequence[int]) -> Tensor:

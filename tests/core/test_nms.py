@@ -219,7 +219,7 @@ def test_thresholds_out_of_range_are_refused(thresholds, sentence):
 
 def test_soft_nms_refuses_what_it_does_not_know():
     boxes, scores, classes = crowd(3)
-    with pytest.raises(InputError, match="linear or gaussian"):
+    with pytest.raises(InputError, match="one of linear, gaussian"):
         soft_nms(boxes, scores, classes, "cubic")
     with pytest.raises(InputError, match="sigma"):
         soft_nms(boxes, scores, classes, "gaussian", sigma=0.0)
