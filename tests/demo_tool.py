@@ -1,7 +1,6 @@
 """tools/demo.py for tests: how to call it, and made-up or small detectors for it."""
 
 import html.parser
-import importlib.util
 import pathlib
 import re
 import urllib.parse
@@ -13,6 +12,7 @@ from blob_maps import blob_detections
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from PIL import Image
+from tool_modules import load_tool
 
 from odam_d2 import add_odam_config
 from odam_d2.errors import run_tool
@@ -46,14 +46,7 @@ SLIM = [
 ]  # fmt: skip
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("demo_tool", ROOT / "tools" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("demo")
 
 
 def save_image(path, height=50, width=80, seed=0):

@@ -182,15 +182,15 @@ def _decay(scores: Tensor, factor: Tensor, thresh: float) -> tuple[Tensor, Tenso
     scores, kept = scores.clone(), []
     waiting = scores > thresh
     given = waiting.clone()
-    most, by = torch.ones_like(scores), torch.zeros_like(scores, dtype=torch.int64)
+    lowest, by = torch.ones_like(scores), torch.zeros_like(scores, dtype=torch.int64)
     while waiting.any():
         best = int(torch.where(waiting, scores, -torch.inf).argmax())
         kept.append(best)
         waiting[best] = False
         row = torch.where(waiting, factor[best], 1)
         scores *= row
-        stronger = row < most
-        most, by = torch.where(stronger, row, most), torch.where(stronger, best, by)
+        stronger = row < lowest
+        lowest, by = torch.where(stronger, row, lowest), torch.where(stronger, best, by)
         waiting &= scores > thresh
     chosen = torch.tensor(kept, dtype=torch.int64, device=scores.device)
     lost = given.clone()

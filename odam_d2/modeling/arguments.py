@@ -16,7 +16,7 @@ __all__ = ["checked_boxes", "checked_inputs", "checked_targets"]
 
 # Boxes may reach beyond an image, as of a person who is partly out of view; farther away than this
 # many times the image's size nothing is left of a feature map, and windows would fill the memory.
-_FARTHEST = 10
+_MAX_REACH = 10
 
 
 def checked_targets(targets: Sequence[str] | str) -> tuple[str, ...]:
@@ -145,11 +145,11 @@ def _check_extents(boxes: Tensor, given: dict, what: str) -> None:
     if not boxes.isfinite().all() or (boxes[:, 2:] < boxes[:, :2]).any():
         raise InputError(f"{what}: boxes must be finite XYXY with x1 <= x2, y1 <= y2")
     height, width = given["image"].shape[-2:]
-    farthest = _FARTHEST * max(float(given.get("height", height)), float(given.get("width", width)))
-    if len(boxes) and float(boxes.abs().max()) > farthest:
+    limit = _MAX_REACH * max(float(given.get("height", height)), float(given.get("width", width)))
+    if len(boxes) and float(boxes.abs().max()) > limit:
         raise InputError(
             f"{what}: a box reaches {float(boxes.abs().max()):g} pixels; boxes must be within "
-            f"{_FARTHEST} times the size of the image, {farthest:g}"
+            f"{_MAX_REACH} times the size of the image, {limit:g}"
         )
 
 

@@ -28,7 +28,7 @@ _PLAIN = (
 )  # fmt: skip
 
 # Objects that are searched for references to modules, at most.
-_MOST_OBJECTS = 10_000
+_MAX_OBJECTS = 10_000
 
 
 class _Unsafe(Exception):
@@ -139,7 +139,7 @@ class _Copy:
                 return True
             seen.add(id(one))
             self.searched.append(one)
-            if len(self.searched) > _MOST_OBJECTS:
+            if len(self.searched) > _MAX_OBJECTS:
                 raise _Unsafe
             todo += _references(one)
         self.clean |= seen

@@ -21,9 +21,9 @@ SCORES = ("probability", "logit")
 NORM_STATISTICS = ("constant", "exact")
 
 # Far beyond what has a use, and still computed.
-_MOST = 10**9
-_FINEST = 1000  # cells along a side of a grid of masks
-_WIDEST = 1000  # standard deviation of smoothing, in cells
+_MAX_NUMBER = 10**9
+_MAX_GRID = 1000  # cells along a side of a grid of masks
+_MAX_SIGMA = 1000  # standard deviation of smoothing, in cells
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class DRiseSettings:
     def __post_init__(self) -> None:
         name = self.argument
         for count in ("num_masks", "batch_size", "check_every"):
-            check_number(name(count), getattr(self, count), "1 or more", 1, _MOST, whole=True)
-        check_number(name("grid"), self.grid, f"1 to {_FINEST}", 1, _FINEST, whole=True)
-        words = f"a whole number of at most {_MOST} in size"
-        check_number(name("seed"), self.seed, words, -_MOST, _MOST, whole=True)
+            check_number(name(count), getattr(self, count), "1 or more", 1, _MAX_NUMBER, whole=True)
+        check_number(name("grid"), self.grid, f"1 to {_MAX_GRID}", 1, _MAX_GRID, whole=True)
+        words = f"a whole number of at most {_MAX_NUMBER} in size"
+        check_number(name("seed"), self.seed, words, -_MAX_NUMBER, _MAX_NUMBER, whole=True)
         words = "above 0 and below 1"
         check_number(name("keep_prob"), self.keep_prob, words, 0, 1, above=True, below=True)
         words = "above 0, and 1 at most"
@@ -122,12 +122,12 @@ class ExplainSettings:
         check_number(
             name("smoothing_sigma"),
             self.smoothing_sigma,
-            f"0 (no smoothing) or a positive number of feature cells, at most {_WIDEST}",
-            *(0, _WIDEST),
+            f"0 (no smoothing) or a positive number of feature cells, at most {_MAX_SIGMA}",
+            *(0, _MAX_SIGMA),
         )
         check_text(name("layer"), self.layer)
-        words = f"above 0, and {_MOST} at most"
-        check_number(name("chunk_mb"), self.chunk_mb, words, 0, _MOST, above=True)
+        words = f"above 0, and {_MAX_NUMBER} at most"
+        check_number(name("chunk_mb"), self.chunk_mb, words, 0, _MAX_NUMBER, above=True)
         check_flag(name("record"), self.record)
         self._check_objects()
         if self.record and self.nms is None:

@@ -1,11 +1,11 @@
 """Importing odam_d2 takes no public name of a data set; the tools register them afterwards."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tool_modules import load_tool
 
 TOOLS = Path(__file__).parents[2] / "tools"
 SLIM = TOOLS.parent / "configs" / "CrowdShapes" / "retinanet_R_50_FPN_slim.yaml"
@@ -56,9 +56,7 @@ class Registered(Exception):
 def test_tools_register_after_what_the_config_imports(
     name, setup, arguments, monkeypatch, tmp_path
 ):
-    spec = importlib.util.spec_from_file_location(f"odam_{name}", TOOLS / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool(name)
     monkeypatch.chdir(tmp_path)
     read = []
 

@@ -1,6 +1,5 @@
 """``TEST.AUG``: evaluated as Detectron2's own tool does it, refused where it would do nothing."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,22 +9,16 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA, build_model
 from tiny_coco import register_tiny
+from tool_modules import load_tool, run_in_process
 
 from odam_d2.engine import build_detector, load_weights, setup_cfg
 from odam_d2.engine.augmentation import without_maps
-from odam_d2.errors import UserError, run_tool
+from odam_d2.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CROWDSHAPES = ROOT / "configs" / "CrowdShapes"
 CONFIG = str(CROWDSHAPES / "faster_rcnn_R_50_FPN_slim.yaml")
 AUG = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 80)", "TEST.AUG.MAX_SIZE", "200"]
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(f"odam_{name}", ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +57,7 @@ def test_detections_are_those_of_detectron2(nms, tiny):
 
 @pytest.mark.parametrize("mode", ["--eval-only", "training"])
 def test_the_tool_evaluates_both_ways(mode, tmp_path, monkeypatch):
-    train_net, found = tool("train_net"), []
+    train_net, found = load_tool("train_net"), []
     test = train_net.Trainer.test_with_augmentation
     monkeypatch.setattr(
         train_net.Trainer,
@@ -82,7 +75,7 @@ def test_the_tool_evaluates_both_ways(mode, tmp_path, monkeypatch):
     options += ["SOLVER.IMS_PER_BATCH", "2", "INPUT.MIN_SIZE_TRAIN", "(64,)"]
     options += ["TEST.ODAM.EVALUATORS", "['explanation']", "INPUT.MIN_SIZE_TEST", "64"]
     head = ["--config-file", CONFIG, *([mode] if mode == "--eval-only" else [])]
-    assert run_tool(lambda: train_net.run([*head, *options])) == 0
+    assert run_in_process(train_net, *head, *options) == 0
     ((name, figures),) = found[0].items()
     assert name == "bbox_TTA"
     assert set(figures) >= {"AP", "AP50"}
@@ -112,7 +105,7 @@ def test_what_detectron2_cannot_augment_is_told_before_a_run(
 ):
     options = [*AUG, *options, "OUTPUT_DIR", str(tmp_path / "out")]
     head = ["--config-file", str(CROWDSHAPES / config), "--eval-only"]
-    assert run_tool(lambda: tool("train_net").run([*head, *options])) == 1
+    assert run_in_process(load_tool("train_net"), *head, *options) == 1
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -120,14 +113,14 @@ def test_what_detectron2_cannot_augment_is_told_before_a_run(
 @pytest.mark.parametrize("name", ["analyze_errors", "benchmark", "evaluate_explanations"])
 def test_tools_that_would_ignore_it_refuse_it(name, capsys):
     arguments = ["--config-file", CONFIG, *AUG]
-    assert run_tool(lambda: tool(name).run(arguments)) == 1
+    assert run_in_process(load_tool(name), *arguments) == 1
     assert "TEST.AUG.ENABLED: a heat map explains one pass" in capsys.readouterr().err
 
 
 def test_so_do_the_demo_and_the_crowd_experiment(tmp_path):
     with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED"):
         build_detector(setup_cfg(CONFIG, AUG))
-    crowds = tool("crowd_experiment")
+    crowds = load_tool("crowd_experiment")
     experiment = crowds.Experiment(ROOT / "configs", tmp_path, opts=tuple(AUG))
     (run, *_) = crowds.plan(["crowdshapes"], ["retinanet"], [1])
     with pytest.raises(UserError, match=r"TEST\.AUG\.ENABLED"):

@@ -1,14 +1,15 @@
 """The experiment on crowds: its plan, its measures by hand, and the command from start to end."""
 
 import dataclasses
-import importlib.util
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.structures import BoxMode
 from few_images import few_images
+from tool_modules import load_tool, run_in_process
 
 from experiments.crowds import tuning
 from experiments.crowds.candidates import ImageCandidates, load, save
@@ -18,7 +19,7 @@ from experiments.crowds.plan import DATASETS, Run, plan
 from experiments.crowds.report import summarize
 from experiments.crowds.tuning import GRIDS, NMS_METHODS, tune
 from odam_d2 import OdamMaps
-from odam_d2.errors import UserError, run_tool
+from odam_d2.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,13 +137,7 @@ def test_plan():
         list(plan(["coco"], ["retinanet"], [1]))
 
 
-def tool(*arguments):
-    spec = importlib.util.spec_from_file_location(
-        "odam_crowd_experiment", ROOT / "tools" / "crowd_experiment.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return run_tool(lambda: module.run([str(argument) for argument in arguments]))
+tool = partial(run_in_process, load_tool("crowd_experiment"))
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """tools/lazyconfig_train_net.py: training, resuming, evaluating, and what goes wrong."""
 
 import builtins
-import importlib.util
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,29 +14,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer
 from tiny_coco import last_checkpoint, logged_ap, register_tiny
+from tool_modules import load_tool, run_in_process
 
 from odam_d2 import ExplainSettings
 from odam_d2.engine import lazy_trainer, setup_lazy
-from odam_d2.errors import UserError, run_tool
+from odam_d2.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "lazy_configs" / "retinanet_slim.py"
 
 
-def load_tool():
-    path = ROOT / "tools" / "lazyconfig_train_net.py"
-    spec = importlib.util.spec_from_file_location("odam_lazy_train_net", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
-
-
-def run(*arguments) -> int:
-    """Exit status of the tool, run in this process."""
-    return run_tool(lambda: tool.run([str(argument) for argument in arguments]))
+tool = load_tool("lazyconfig_train_net")
+run = partial(run_in_process, tool)
 
 
 def train(output_dir, *arguments) -> int:

@@ -1,11 +1,11 @@
 """tools/benchmark.py and tools/evaluate_explanations.py, run as programs are."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from oracle import SLIM
+from tool_modules import load_tool, run_in_process
 
 from odam_d2.errors import run_tool
 
@@ -21,16 +21,8 @@ KEYS = {
 }  # fmt: skip
 
 
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def benchmark(*arguments):
-    module = tool("benchmark")
-    return run_tool(lambda: module.run([*arguments, *OPTS]))
+    return run_in_process(load_tool("benchmark"), *arguments, *OPTS)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +81,7 @@ def test_benchmark_errors_are_one_sentence(arguments, sentence, capsys):
     ],
 )
 def test_evaluation_errors_are_one_sentence(opts, sentence, capsys, tmp_path):
-    module = tool("evaluate_explanations")
+    module = load_tool("evaluate_explanations")
     config = str(ROOT / "configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml")
     folder = tmp_path / "explanations"
     flags = ["--config-file", config, "--output", str(folder)]

@@ -1,13 +1,13 @@
 """tools/train_net.py from its command line: training, resuming, evaluating, and what goes wrong."""
 
 import errno
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from tiny_coco import last_checkpoint, logged_ap, register_tiny
+from tool_modules import load_tool, run_in_process
 
 from odam_d2.engine import Trainer, setup_cfg
-from odam_d2.errors import UserError, run_tool
+from odam_d2.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
@@ -29,20 +30,8 @@ SMALL += ["DATASETS.TRAIN", "('tiny_train_net',)", "DATASETS.TEST", "('tiny_trai
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", "10"]
 
 
-def load_tool():
-    """The tool as a module; `tools` is no package and must not be imported as one."""
-    spec = importlib.util.spec_from_file_location("odam_train_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train_net = load_tool()
-
-
-def run(*arguments) -> int:
-    """Exit status of the tool, run in this process."""
-    return run_tool(lambda: train_net.run([str(argument) for argument in arguments]))
+train_net = load_tool("train_net")
+run = partial(run_in_process, train_net)
 
 
 def train(output_dir: Path, *arguments) -> int:

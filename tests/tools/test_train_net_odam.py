@@ -1,6 +1,5 @@
 """Odam-Train and Odam-NMS from the command line of tools/train_net.py."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_coco import register_tiny
+from tool_modules import load_tool, run_in_process
 
-from odam_d2.errors import run_tool
 from odam_d2.modeling.losses import OdamTrainLoss
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +32,8 @@ def tiny(tmp_path_factory):
 
 
 def run(config, output, *opts, flags=()):
-    spec = importlib.util.spec_from_file_location("odam_train_net", ROOT / "tools/train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     arguments = ["--config-file", CONFIGS / config, *flags, *SMALL, "OUTPUT_DIR", output, *opts]
-    return run_tool(lambda: module.run([str(argument) for argument in arguments]))
+    return run_in_process(load_tool("train_net"), *arguments)
 
 
 def rows(output):

@@ -39,17 +39,17 @@ __all__ = [
 # the digits kept are more than enough for that: sums of 10^4 products whose terms cancel, and
 # logits up to 80, lose 2^10 units of the last place. Half precision and TF32 round what each layer
 # returns, and sum up in float32, so that only their own last places are lost.
-_LOST, _LOST_LOW = 2**10, 2**4
+_TOLERANCE, _LOW_TOLERANCE = 2**10, 2**4
 _TF32 = 2.0**-11
 
 # What is pooled again is the same arithmetic.
-_POOLED_LOST = 2
+_POOLED_TOLERANCE = 2
 
 # Boxes are scaled once more to the size of the output.
-_RESIZED_LOST = 2**6
+_RESIZED_TOLERANCE = 2**6
 
 # Through the backbone once more, with a graph, which lets frozen batch norms round otherwise.
-BACKBONE_LOST = 2**4
+BACKBONE_TOLERANCE = 2**4
 
 
 def rounding(*values: Tensor) -> float:
@@ -62,8 +62,8 @@ def rounding(*values: Tensor) -> float:
     dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     eps = torch.finfo(dtype).eps
     if dtype == torch.float32 and device.type == "cuda" and _tf32():
-        return _LOST_LOW * _TF32
-    return (_LOST if dtype in (torch.float32, torch.float64) else _LOST_LOW) * eps
+        return _LOW_TOLERANCE * _TF32
+    return (_TOLERANCE if dtype in (torch.float32, torch.float64) else _LOW_TOLERANCE) * eps
 
 
 def _tf32() -> bool:
@@ -166,7 +166,7 @@ def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
         raise error()
     size = precise(kept).abs().flatten(1).amax(dim=1)
     off = (precise(kept) - precise(again)).abs_().flatten(1).amax(dim=1)
-    require((off <= _POOLED_LOST * torch.finfo(kept.dtype).eps * size).all(), error)
+    require((off <= _POOLED_TOLERANCE * torch.finfo(kept.dtype).eps * size).all(), error)
 
 
 @torch.enable_grad()
@@ -313,7 +313,7 @@ def _subset(found: Instances, before: Instances) -> Tensor:
     boxes, returned = (_clipped(x.tensor, found.image_size) for x in (boxes, found.pred_boxes))
     moved = (returned[:, None] - boxes).abs().amax(dim=2)
     eps = torch.finfo(moved.dtype).eps
-    same = moved <= _RESIZED_LOST * eps * max(height, width, rows, columns)
+    same = moved <= _RESIZED_TOLERANCE * eps * max(height, width, rows, columns)
     same &= found.scores[:, None] == before.scores
     same &= found.pred_classes[:, None] == before.pred_classes
     return same.any(dim=1).all()

@@ -21,7 +21,7 @@ from odam_d2.modeling.views import Call, own_parts, versions, watched
 
 from .base import Adapter, Chooser, Run
 from .checks import (
-    BACKBONE_LOST,
+    BACKBONE_TOLERANCE,
     check_backbone,
     check_decisions,
     check_images,
@@ -240,7 +240,7 @@ class HeadAdapter(Adapter):
             return
         tolerance = rounding(trace.features[0], *(found.scores for found in trace.instances))
         if rerun:
-            tolerance *= BACKBONE_LOST
+            tolerance *= BACKBONE_TOLERANCE
         by, counts = type(self).__name__, trace.counts()
         split = (x.detach().split(counts) for x in (decisions.scores, decisions.boxes))
         for found, s, b in zip(trace.instances, *split, strict=True):

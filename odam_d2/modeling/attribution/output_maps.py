@@ -32,7 +32,7 @@ from .head_maps import Rule
 __all__ = ["OutputMaps", "check_reached", "output_maps"]
 
 # A message names no more instances than so many.
-_MOST_INSTANCES = 5
+_MAX_INSTANCES = 5
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def check_reached(reached: Tensor, image: list[int], where: str) -> None:
         return
     first = {number: image.index(number) for number in set(image)}
     places = [f"{row - first[image[row]]} of image {image[row]}" for row in lost]
-    shown = ", ".join(places[:_MOST_INSTANCES]) + (", ..." if len(places) > _MOST_INSTANCES else "")
+    shown = ", ".join(places[:_MAX_INSTANCES]) + (", ..." if len(places) > _MAX_INSTANCES else "")
     raise InputError(
         f"{len(lost)} of {len(image)} instances do not depend on {where} ({shown}; gradients there "
         "are zero): name a layer that all of them read, or return those alone that read this one"

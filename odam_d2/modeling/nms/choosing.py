@@ -107,9 +107,9 @@ def _record(
 def _with_suppressor(result: Suppression, maps: OdamMaps, stride: float = 16) -> Tensor:
     """Correlations of candidates with their suppressors, also where the NMS did not ask."""
     correlation = result.correlation.clone()
-    asked = (correlation.isnan() & (result.suppressor >= 0)).nonzero()[:, 0]
-    if len(asked):
+    missing = (correlation.isnan() & (result.suppressor >= 0)).nonzero()[:, 0]
+    if len(missing):
         flat = F.normalize(maps.on_grid(stride).flatten(1), dim=1)
-        pairs = flat[asked] * flat[result.suppressor[asked]]
-        correlation[asked] = pairs.sum(dim=1).clamp(max=1).to(correlation)
+        pairs = flat[missing] * flat[result.suppressor[missing]]
+        correlation[missing] = pairs.sum(dim=1).clamp(max=1).to(correlation)
     return correlation
