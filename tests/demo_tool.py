@@ -1,7 +1,6 @@
 """tools/demo.py for tests: how to call it, and made-up or small detectors for it."""
 
 import html.parser
-import pathlib
 import re
 import urllib.parse
 
@@ -17,7 +16,6 @@ from tool_modules import load_tool
 from odam_d2 import add_odam_config
 from odam_d2.errors import run_tool
 
-ROOT = pathlib.Path(__file__).parents[1]
 BOXES = [(10.0, 5.0, 40.0, 30.0), (30.0, 20.0, 70.0, 45.0)]
 # A Faster R-CNN small enough to be built and run in a fraction of a second.
 SLIM = [

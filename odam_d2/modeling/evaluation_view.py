@@ -159,5 +159,7 @@ def _references(value: Any) -> list:
     """What an object refers to, the globals of functions aside."""
     if isinstance(value, ReferenceType):
         return [value()]
-    aside = (value.__globals__, value.__builtins__) if isinstance(value, FunctionType) else ()
+    aside: tuple = ()
+    if isinstance(value, FunctionType):
+        aside = (value.__globals__, getattr(value, "__builtins__", None))
     return [found for found in gc.get_referents(value) if not any(found is x for x in aside)]

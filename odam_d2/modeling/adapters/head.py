@@ -166,23 +166,10 @@ class HeadAdapter(Adapter):
     def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> Trace:
-        """As the interface says; for no box at all nothing needs to be seen of the model."""
-        if any(map(len, boxes)):
-            return self.trace_by_inference(batched_inputs, boxes, classes)
-        return self._trace_alone(batched_inputs, boxes, classes)
-
-    def trace_by_inference(
-        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> Trace:
         """
-        The same for N > 0 boxes. A family that can run the model's own inference for that overrides
-        it, and sees whether the model does more.
+        As the interface says, by what the head would read. A family that can run the model's own
+        inference for that overrides it, and sees whether the model does more.
         """
-        return self._trace_alone(batched_inputs, boxes, classes)
-
-    def _trace_alone(
-        self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
-    ) -> Trace:
         images = self.model.preprocess_image(batched_inputs)
         return self.trace_given(images, self.features(images.tensor), boxes, classes)
 

@@ -192,10 +192,12 @@ class RCNNAdapter(HeadAdapter):
         regions = Regions(self.head.refine(features, boxes, images.image_sizes))
         return self.trace_regions(images, features, regions, classes)
 
-    def trace_by_inference(
+    def trace_boxes(
         self, batched_inputs: list[dict], boxes: Sequence[Boxes], classes: Sequence[Tensor]
     ) -> Trace[Regions]:
         """By the model's own inference, with the boxes as its proposals."""
+        if not any(map(len, boxes)):  # nothing needs to be seen of the model
+            return super().trace_boxes(batched_inputs, boxes, classes)
         sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
         proposals = [
             Instances(size, proposal_boxes=b, objectness_logits=b.tensor.new_zeros(len(b)))
