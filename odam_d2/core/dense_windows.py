@@ -1,5 +1,5 @@
 """
-Gradients and heat maps of many outputs of a dense convolutional head, on windows.
+Heat maps of many outputs of a dense convolutional head, on windows.
 
 One output of a dense head (a class score, a box delta at one cell of one level) reads only a window
 of the feature map: 11 x 11 cells for RetinaNet's four 3x3 convolutions and 3x3 predictor. Its
@@ -90,43 +90,6 @@ class DenseHead:
         kernels = [conv.kernel for conv in self.convolutions]
         return sum(k // 2 for k in (*kernels, self.predictor.shape[-1]))
 
-    def gradients(
-        self,
-        masks: Sequence[LevelMaps | None],
-        features: LevelMaps,
-        seeds: Tensor,
-        cells: OutputCells,
-        max_bytes: int = 2**26,
-    ) -> Windows:
-        """
-        ``dY[i, t] / dA`` on the windows.
-
-        Args:
-            masks: for each layer, the derivative of its nonlinearity at every cell of every level,
-                (I, Cout, H, W), bool (was the ReLU active?) or float; None where there is none.
-            features: the maps A that the tower read, one for each level. Only sizes are used.
-            seeds: (N, T, P), derivative of ``Y[i, t]`` with respect to the predictor's outputs at
-                the instance's cell: one-hot for a logit, a combination of deltas for a box side.
-            cells: where; N of each.
-            max_bytes: bound on temporary memory, not counting the result, nor one copy of the
-                masks.
-
-        Returns:
-            Windows of values (N, T, C, h, h), h = 2 radius + 1.
-        """
-        side = 2 * self.radius + 1
-        channels = features[0].shape[1]
-        out = self.predictor.new_zeros(*seeds.shape[:2], channels, side, side)
-        with _plain_arithmetic(seeds.device):
-            tables = self._tables(masks)
-            windows = WindowCells.around(_sizes(features), cells, self.radius)
-            for index in self._chunks(seeds, self._row_bytes(channels, side), max_bytes):
-                here = windows.select(index[0])
-                gradient = self._backward(tables, seeds[index], here)
-                gradient *= here.inside(self.radius)[:, :, :, None]
-                out[index] = gradient.permute(2, 3, 4, 0, 1)
-        return Windows(out, cells.row - self.radius, cells.column - self.radius)
-
     def heat_maps(
         self,
         masks: Sequence[LevelMaps | None],
@@ -141,11 +104,18 @@ class DenseHead:
         ``ReLU(sum_c Phi(dY[i, t] / dA)[c] * A[c])`` on the windows.
 
         Args:
-            masks, features, seeds, cells, max_bytes: as for :meth:`gradients`.
+            masks: for each layer, the derivative of its nonlinearity at every cell of every level,
+                (I, Cout, H, W), bool (was the ReLU active?) or float; None where there is none.
+            features: the maps A that the tower read, one for each level.
+            seeds: (N, T, P), derivative of ``Y[i, t]`` with respect to the predictor's outputs at
+                the instance's cell: one-hot for a logit, a combination of deltas for a box side.
+            cells: where; N of each.
             sigma: standard deviation in cells of the Gaussian Phi, 0 for none. It widens the
                 windows by :func:`smoothing_radius`.
             signed: leave out the ReLU. Outputs that read several towers (FCOS: class and
                 centerness) are linear in the gradients: add their signed maps, then rectify.
+            max_bytes: bound on temporary memory, not counting the result, nor one copy of the
+                masks.
 
         Returns:
             Windows of values (N, T, h, h), h = 2 (radius + smoothing radius) + 1.

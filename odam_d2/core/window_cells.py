@@ -37,7 +37,7 @@ class Windows(NamedTuple):
     Values on windows of cells, zero outside the feature map.
 
     Attributes:
-        values: (N, T, h, h) heat maps or (N, T, C, h, h) gradients.
+        values: (N, T, h, h).
         row, column: (N,) first cell of each window; negative where it sticks out.
     """
 

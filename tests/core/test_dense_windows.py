@@ -145,9 +145,20 @@ def check(tower, cells, targets=2, sigma=0.0, **kwargs):
     inputs = tower.masks, tower.features, seeds, cells
     expected = tower.oracle(seeds, cells)
     for head in (tower.head, tower.direct):
-        gradients = head.gradients(*inputs, **kwargs)
+        gradients = gradients_of(head, *inputs, **kwargs)
         maps = head.heat_maps(*inputs, sigma=sigma, **kwargs)
         check_windows(tower, cells, gradients, maps, expected, sigma)
+
+
+def gradients_of(head, masks, features, *args, **kwargs):
+    """(N, T, C, h, h): the signed maps of features that are one in one channel, and zero else."""
+    parts = []
+    for channel in range(features[0].shape[1]):
+        ones = [torch.zeros_like(feature) for feature in features]
+        for feature in ones:
+            feature[:, channel] = 1
+        parts.append(head.heat_maps(masks, ones, *args, signed=True, **kwargs))
+    return parts[0]._replace(values=torch.stack([part.values for part in parts], dim=2))
 
 
 def check_windows(tower, cells, gradients, maps, expected, sigma):
@@ -209,7 +220,7 @@ def test_float_derivatives_that_depend_on_the_image():
     cells = cells_of((0, 0, 4, 5), (0, 1, 8, 12))
     seeds = tower.seeds(2, 1)
     masks = [[m * factor for m in maps] for maps in tower.masks]
-    ours = tower.head.gradients(masks, tower.features, seeds, cells)
+    ours = gradients_of(tower.head, masks, tower.features, seeds, cells)
     for i in range(2):
         # The last derivative multiplies the seed's window, the first the widest one.
         a = tower.features[0][i : i + 1].clone().requires_grad_()
@@ -283,10 +294,10 @@ def test_memory_limit_bounds_the_chunks(monkeypatch):
         tower.seeds(5, 4),
         cells_of(*((0, 0, i, i) for i in range(5))),
     )
-    tower.head.gradients(*args, max_bytes=1)
+    tower.head.heat_maps(*args, max_bytes=1)
     assert sizes == [(1, 1)] * 20
     sizes.clear()
-    tower.head.gradients(*args)
+    tower.head.heat_maps(*args)
     assert sizes == [(5, 4)]
 
 
@@ -325,7 +336,6 @@ def test_nothing_to_explain(num, targets):
     tower = Tower()
     cells = cells_of(*((0, 0, i, i) for i in range(num)))
     args = tower.masks, tower.features, tower.seeds(num, targets), cells
-    assert tower.head.gradients(*args).values.shape == (num, targets, 6, 7, 7)
     maps = tower.head.heat_maps(*args)
     assert maps.values.shape == (num, targets, 7, 7)
     assert maps.row.shape == maps.column.shape == (num,)
@@ -340,7 +350,6 @@ def test_inputs_are_left_alone():
     for feature in tower.features:
         feature.requires_grad_()
     assert not tower.head.heat_maps(*args).values.requires_grad
-    assert not tower.head.gradients(*args).values.requires_grad
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
     assert all(p.grad is None for b in tower.blocks for p in b.parameters())
 
@@ -350,8 +359,8 @@ def test_autocast_and_inference_mode_change_nothing():
     args = tower.masks, tower.features, tower.seeds(1, 2), cells_of((0, 1, 4, 5))
     fresh = DenseHead(tower.layers, tower.predictor.weight)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = [fresh.gradients(*args).values, fresh.heat_maps(*args, sigma=0.5).values]
-    outside = [fresh.gradients(*args).values, fresh.heat_maps(*args, sigma=0.5).values]
+        inside = [fresh.heat_maps(*args, sigma=sigma).values for sigma in (0.0, 0.5)]
+    outside = [fresh.heat_maps(*args, sigma=sigma).values for sigma in (0.0, 0.5)]
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
 
 
@@ -359,7 +368,7 @@ def test_wrong_use_is_refused():
     tower = Tower()
     args = tower.features, tower.seeds(1, 1), cells_of((0, 0, 0, 0))
     with pytest.raises(ValueError, match="2 layers, but masks for 1"):
-        tower.head.gradients(tower.masks[:1], *args)
+        tower.head.heat_maps(tower.masks[:1], *args)
     for shape in ((3, 4, 2, 2), (3, 4, 3, 1)):
         side = re.escape(str(shape[2:]))
         with pytest.raises(ValueError, match=f"odd square kernels only, not {side}"):
