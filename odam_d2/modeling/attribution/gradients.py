@@ -24,7 +24,7 @@ from .geometry import level_geometry
 from .head_maps import Rule, algorithm, autograd_head_maps, head_maps
 from .output_maps import output_maps
 from .registry import ODAM_METHOD_REGISTRY, Method
-from .whole_maps import image_maps, layer_maps
+from .whole_maps import whole_maps
 
 __all__ = ["GradientMethod", "in_full_precision"]
 
@@ -68,10 +68,8 @@ class GradientMethod(Method):
             return self._maps_of_outputs(adapter, trace, targets)
         with in_full_precision(head_adapter(adapter), trace) as (precise, again):
             limits = (self.smoothing_sigma, self.max_bytes)
-            if self.layer is None:
-                return image_maps(precise, again, targets, *limits, self.rule)
-            if self.layer:
-                return layer_maps(precise, again, targets, self.layer, *limits, self.rule)
+            if self.layer != "":
+                return whole_maps(precise, again, targets, self.layer, *limits, self.rule)
             if self.rule is cam.odam:  # linear in the gradient, which the faster ways rely on
                 maps = head_maps(precise, again, targets, *limits)
             else:

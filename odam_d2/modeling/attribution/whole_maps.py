@@ -5,13 +5,14 @@ once more, with a graph, and each map costs a backward pass of it.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
-from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Trace
-from odam_d2.modeling.layers import captured
+from odam_d2.modeling.layers import CapturedLayer, captured
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
@@ -19,55 +20,37 @@ from .geometry import whole_geometry
 from .head_maps import HeadMaps, Rule, gradient_maps
 from .output_maps import check_reached
 
-__all__ = ["image_maps", "layer_maps"]
+__all__ = ["whole_maps"]
 
 
 @torch.enable_grad()
-def layer_maps(
+def whole_maps(
     adapter: HeadAdapter,
     trace: Trace,
     targets: Targets,
-    layer: str,
+    layer: str | None,
     sigma: float,
     max_bytes: int,
     rule: Rule,
 ) -> OdamMaps:
-    """Maps on a layer of the backbone."""
+    """Maps on a layer of the backbone, or without one on the network's input."""
     adapter.check_rerun(trace)
-    height, width = trace.images.shape[-2:]
-    with captured(adapter.model.backbone, layer, (height, width)) as found:
-        features = adapter.features(trace.images)
+    images, where, found = trace.images, f"layer {layer!r}", CapturedLayer()
+    height, width = images.shape[-2:]
+    with ExitStack() as stack:
+        if layer is None:
+            images, where = images.detach().requires_grad_(), "the images"
+            found.feature, found.stride = images, 1.0
+        else:
+            found = stack.enter_context(captured(adapter.model.backbone, layer, (height, width)))
+        features = adapter.features(images)
         decisions = adapter.evaluate(features, trace)
     adapter.check_same(trace, decisions, rerun=True)
     scalars, every = targets.of(decisions), slice(None)
     values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule)
-    _check_read(values, features, found.leaf, trace, f"layer {layer!r}")
+    _check_read(values, features, found.leaf, trace, where)
     maps = HeadMaps.of(values.relu_(), trace.image, scalars, decisions)
     geometry = whole_geometry(trace, values, found.stride)
-    return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
-
-
-@torch.enable_grad()
-def image_maps(
-    adapter: HeadAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int, rule: Rule
-) -> OdamMaps:
-    """Maps on the network's input, by a rule that gives no negative values."""
-    adapter.check_rerun(trace)
-    images = trace.images.detach().requires_grad_()
-    features = adapter.features(images)
-    decisions = adapter.evaluate(features, trace)
-    adapter.check_same(trace, decisions, rerun=True)
-    scalars = targets.of(decisions)
-    of_targets = [
-        gradient_heat_maps(
-            scalar.values, images, trace.image, sigma, max_bytes=max_bytes, rule=rule
-        )
-        for scalar in scalars
-    ]
-    values = torch.stack(of_targets, dim=1)
-    _check_read(values, features, images, trace, "the images")
-    maps = HeadMaps.of(values, trace.image, scalars, decisions)
-    geometry = whole_geometry(trace, values, 1.0)
     return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
 
 
