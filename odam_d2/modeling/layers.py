@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # A message that lists layers says no more than so many.
-_MOST_NAMES = 40
+_MAX_NAMES = 40
 
 
 class LayerError(InputError):
@@ -213,8 +213,8 @@ def feature_maps(
 
 
 def _shortened(names: list[str]) -> list[str]:
-    more = len(names) - _MOST_NAMES
-    return names if more <= 0 else [*names[:_MOST_NAMES], f"{more} more"]
+    more = len(names) - _MAX_NAMES
+    return names if more <= 0 else [*names[:_MAX_NAMES], f"{more} more"]
 
 
 def _by_depth(network: nn.Module, deepest: bool = False) -> Iterator[tuple[str, nn.Module]]:
@@ -223,7 +223,7 @@ def _by_depth(network: nn.Module, deepest: bool = False) -> Iterator[tuple[str, 
     deeper once it has as many as a message lists.
     """
     count, level = 0, [("", network)]
-    while level and (deepest or count < _MOST_NAMES):
+    while level and (deepest or count < _MAX_NAMES):
         level = [(f"{p}.{n}".strip("."), m) for p, of in level for n, m in of.named_children()]
         # Lists do not run.
         runs = [x for x in level if not isinstance(x[1], (nn.ModuleList, nn.ModuleDict))]

@@ -6,7 +6,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import UnsupportedModelError, unexplained
 from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
 from .pooled_calls import PooledCalls
@@ -73,9 +73,9 @@ class _TracedCascade(Viewed):
         return base[:, 0]
 
     def _refusal(self) -> UnsupportedModelError:
-        return UnsupportedModelError(
+        return unexplained(
             f"{class_name(self)} runs its stages or chooses its detections in its own way, so that "
-            f"the boxes that they were pooled from are not known; {GENERAL_WAY}"
+            "the boxes that they were pooled from are not known"
         )
 
 

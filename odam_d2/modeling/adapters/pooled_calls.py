@@ -11,7 +11,7 @@ from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor
 
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import unexplained
 from odam_d2.modeling.views import Call, is_plain, watched
 
 __all__ = ["PooledCalls", "Regions", "pools_plainly"]
@@ -80,9 +80,9 @@ class PooledCalls:
             reads = [call.args[0] for call in of_stage if len(call.args) == 1 and not call.kwargs]
             plain = len(reads) == len(of_stage) and all(isinstance(x, Tensor) for x in reads)
             if not plain or sum(len(x) for x in reads) != start + len(boxes):
-                raise UnsupportedModelError(
+                raise unexplained(
                     f"{name}: its box head does not read one pooled feature for each proposal, and "
-                    f"nothing else; {GENERAL_WAY}"
+                    "nothing else"
                 )
         self.boxes.append(boxes)
         self.proposals.append(proposals)

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import unexplained
 from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
 from .pooled_calls import PooledCalls, pools_plainly
@@ -79,15 +79,15 @@ class PooledHead:
         parts += [(stage.predictor, FastRCNNOutputLayers) for stage in self.stages]
         for part, kind in parts:
             if not isinstance(part, kind):
-                raise UnsupportedModelError(
-                    f"{class_name(part)} is not a {kind.__name__}, the only kind of its sort "
-                    f"that is explained by itself; {GENERAL_WAY}"
+                raise unexplained(
+                    f"{class_name(part)} is not a {kind.__name__}, the only kind of its sort that "
+                    "is explained by itself"
                 )
         for layer in self.pooler.level_poolers:
             if type(layer) is not ROIAlign:
-                raise UnsupportedModelError(
+                raise unexplained(
                     f"the pooler uses {class_name(layer)}; only ROIAlign and ROIAlignV2 are "
-                    f"explained by themselves (MODEL.ROI_BOX_HEAD.POOLER_TYPE); {GENERAL_WAY}"
+                    "explained by themselves (MODEL.ROI_BOX_HEAD.POOLER_TYPE)"
                 )
 
     @property
@@ -151,9 +151,7 @@ def pooled_head(roi_heads: nn.Module) -> PooledHead:
     Raises:
         UnsupportedModelError: nobody registered this type of ROI heads.
     """
-    raise UnsupportedModelError(
-        f"ROI heads of type {class_name(roi_heads)} are not explained by themselves; {GENERAL_WAY}"
-    )
+    raise unexplained(f"ROI heads of type {class_name(roi_heads)} are not explained by themselves")
 
 
 @pooled_head.register
@@ -246,9 +244,7 @@ class _TracedPredictor(DecodedOnce):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         if len(args) != 1 or kwargs:
-            raise UnsupportedModelError(
-                f"{class_name(self)} reads more than the output of the box head; {GENERAL_WAY}"
-            )
+            raise unexplained(f"{class_name(self)} reads more than the output of the box head")
         return super().forward(*args)
 
     def inference(
@@ -256,9 +252,9 @@ class _TracedPredictor(DecodedOnce):
     ) -> tuple[list[Instances], list[Tensor]]:
         instances, kept = super().inference(predictions, proposals)
         if not isinstance(predictions, (list, tuple)) or len(predictions) < 2:
-            raise UnsupportedModelError(
+            raise unexplained(
                 f"the predictions of {class_name(self)} are not logits and box deltas, and perhaps "
-                f"more after them; {GENERAL_WAY}"
+                "more after them"
             )
         boxes = [given.proposal_boxes.tensor for given in proposals]
         start = self.odam_calls.add(self.odam_heads, [boxes])

@@ -24,14 +24,6 @@ class Nms:
 
     needs_maps = False
 
-    @configurable
-    def __init__(self) -> None:
-        pass
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {}
-
     def __call__(self, candidates: Candidates) -> core.Suppression:
         boxes, scores, classes = candidates.boxes, candidates.scores, candidates.classes
         thresh = candidates.iou_thresh
@@ -143,7 +135,7 @@ class OdamNms:
 @ODAM_NMS_REGISTRY.register()
 def nms(cfg: CfgNode) -> Nms:
     """Detectron2's own, recorded."""
-    return Nms(cfg)
+    return Nms()
 
 
 @ODAM_NMS_REGISTRY.register()
