@@ -179,11 +179,47 @@ def _test_keys() -> CN:
 
     # Evaluators beside the one that a data set has anyway (COCO's; CrowdHuman's own): "crowd" (AP,
     # MR^-2, JI by the public protocol of CrowdHuman, and the recall of overlapped objects),
-    # "explanation" (how good the heat maps of MODEL.ODAM are; needs its TARGETS).
+    # "explanation" (how good the heat maps of MODEL.ODAM are; needs its TARGETS), "known_causes"
+    # (whether they point at the parts that decide; CrowdShapes only), "causal_recovery" (whether
+    # removing what they point at changes what the detector says).
     test.EVALUATORS = []
 
     test.EXPLANATION = _explanation_keys()
+    test.CAUSAL_RECOVERY = _causal_recovery_keys()
     return test
+
+
+def _causal_recovery_keys() -> CN:
+    """The evaluator "causal_recovery"."""
+    recovery = CN()
+
+    # A detection is evaluated when its score is above SCORE_THRESH, its class is right, and its
+    # box's IoU with the object is IOU_THRESH or more. Both in [0, 1].
+    recovery.SCORE_THRESH = 0.1
+    recovery.IOU_THRESH = 0.5
+
+    # Objects of each image, best scores first; -1 is all. Each takes a pass of the detector for
+    # each target and fill, and for each target and area, and once for all methods as many more.
+    recovery.PER_IMAGE = -1
+
+    # What takes the place of removed pixels: "inpaint" (what is around them), the image's "blur",
+    # its "mean" colour, or the same pixels of the "other" image that is next in the data set.
+    # Areas, random places and the grid have the first one.
+    recovery.FILLS = ["inpaint", "blur", "mean", "other"]
+
+    # How many of a map's highest pixels are removed, in areas of the true part; each above 0.
+    recovery.AREAS = [0.25, 0.5, 1.0, 2.0, 4.0]
+
+    # Whether the best place of a grid is looked for where true parts are annotated, too: 81 passes
+    # for each target. Where none are, it always is, and takes their place.
+    recovery.ORACLE = False
+
+    # Changed images that the detector sees at once: speed against memory.
+    recovery.BATCH_SIZE = 8
+
+    # Of random places, and of the order of equal pixels.
+    recovery.SEED = 0
+    return recovery
 
 
 def _explanation_keys() -> CN:

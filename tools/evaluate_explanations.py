@@ -2,13 +2,16 @@
 """
 How good are the heat maps of a detector? Evaluates those of one or more methods on the same
 detections of every data set in DATASETS.TEST (docs/evaluation.md). On CrowdShapes, where causes are
-known, it also tells whether the maps point at them. Interrupt it whenever you like, the same
-command goes on.
+known, it also tells whether the maps point at them. With the evaluator "causal_recovery" it removes
+what they point at, and asks the detector again. Interrupt it whenever you like, the same command
+goes on.
 
     tools/evaluate_explanations.py \\
         --config-file configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
     tools/evaluate_explanations.py --config-file FILE --methods odam grad_cam d_rise \\
         --num-images 20 MODEL.ODAM.TARGETS "['class']" MODEL.ODAM.D_RISE.NUM_MASKS 1000
+    tools/evaluate_explanations.py --config-file FILE --methods odam odam:layer=res2 side_middle \\
+        TEST.ODAM.EVALUATORS "['causal_recovery']"
 """
 
 import argparse
@@ -39,7 +42,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
     parser.add_argument("--methods", nargs="+", metavar="NAME",
-                        help=f"of {', '.join(method_names())} (the config's)")  # fmt: skip
+                        help=f"of {', '.join(method_names())} (the config's); settings of its own "
+                        "behind it: odam:layer=res2,smoothing_sigma=1.5")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default output/explanations/CONFIG")  # fmt: skip
     parser.add_argument("--num-images", type=int, metavar="N",
@@ -80,7 +84,8 @@ def main(args: argparse.Namespace) -> None:
     for name, by_method in results.items():
         for found in by_method.values():
             print_csv_format(found)
-        print(f"\n{name}\n\n{(output / name / 'methods.md').read_text()}")
+        tables = [output / name / f"{kind}.md" for kind in ("methods", "causal_recovery")]
+        print(f"\n{name}\n", *(path.read_text() for path in tables if path.exists()), sep="\n")
     # One method by itself as ever: {dataset: {task: {metric: value}}}.
     content = (
         results if args.methods else {name: found[methods[0]] for name, found in results.items()}

@@ -14,6 +14,8 @@ from torch import nn
 from odam_d2.data.checks import DatasetUse
 from odam_d2.errors import UserError, one_line
 from odam_d2.evaluation import (
+    CausalRecoveryEvaluator,
+    CausalRecoverySettings,
     CrowdEvaluator,
     ExplanationEvaluator,
     ExplanationProtocol,
@@ -60,14 +62,28 @@ def _known_causes(
     return KnownCauseEvaluator(dataset_name, os.path.join(output_dir, "known_causes"))
 
 
+def _causal_recovery(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
+    if model is None:
+        raise UserError("the evaluator 'causal_recovery' asks the model again; give it one")
+    return CausalRecoveryEvaluator(
+        dataset_name,
+        os.path.join(output_dir, "causal_recovery"),
+        CausalRecoverySettings.from_config(cfg),
+        model=model,
+    )
+
+
 _MORE: dict[str, Callable[..., DatasetEvaluator]] = {
+    "causal_recovery": _causal_recovery,
     "crowd": _crowd,
     "explanation": _explanation,
     "known_causes": _known_causes,
 }
 """Evaluators by their names in ``TEST.ODAM.EVALUATORS``."""
 
-_OF_MAPS = {"explanation", "known_causes"}
+_OF_MAPS = {"causal_recovery", "explanation", "known_causes"}
 
 
 def evaluates_maps(cfg: CfgNode) -> bool:
@@ -102,6 +118,8 @@ def check_evaluators(cfg: CfgNode) -> None:
             )
     if "explanation" in names:
         ExplanationProtocol.from_config(cfg)
+    if "causal_recovery" in names:
+        CausalRecoverySettings.from_config(cfg)
     if evaluates_maps(cfg) and not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 

@@ -20,20 +20,43 @@ from tqdm import tqdm
 from odam_d2.data.checks import DatasetUse
 from odam_d2.data.mapper import PictureMapper
 from odam_d2.errors import UserError
-from odam_d2.evaluation import ExplanationEvaluator, ExplanationProtocol, KnownCauseEvaluator
+from odam_d2.evaluation import (
+    CausalRecoveryEvaluator,
+    CausalRecoverySettings,
+    ExplanationEvaluator,
+    ExplanationProtocol,
+    KnownCauseEvaluator,
+)
 from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
+from odam_d2.evaluation.recovery_files import compare_recovery
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.attribution import method_names
 from odam_d2.modeling.settings import ExplainSettings
 
 from .building import building_errors
 from .checks import check_classes, check_dataset
+from .evaluators import check_evaluators
+from .setup import merge_opts
 from .weights import load_weights
 
 __all__ = ["evaluate_methods"]
 
 logger = logging.getLogger(__name__)
+
+# Keys of MODEL.ODAM that say which maps are made, and nothing of what the detector says.
+_OF_MAPS = tuple(
+    f"MODEL.ODAM.{key}"
+    for key in (
+        "TARGETS",
+        "METHOD",
+        "SCORE",
+        "SMOOTHING_SIGMA",
+        "LAYER",
+        "NORM_STATISTICS",
+        "D_RISE",
+    )
+)
 
 
 def evaluate_methods(
@@ -44,8 +67,9 @@ def evaluate_methods(
     are kept as soon as they are there: after an interruption, the same call goes on.
 
     Args:
-        cfg: of the detector, with ``MODEL.ODAM`` and ``TEST.ODAM.EXPLANATION``.
-        methods: of ``MODEL.ODAM.METHOD``. D-RISE explains the class only.
+        cfg: of the detector, with ``MODEL.ODAM`` and ``TEST.ODAM``.
+        methods: of ``MODEL.ODAM.METHOD``, each with settings of its own behind it if need be:
+            ``"odam:layer=res2,smoothing_sigma=1.5"``. D-RISE explains the class only.
         output: a folder for every data set and in it for every method.
         num_images: the first so many images of each data set; None for all.
 
@@ -56,6 +80,7 @@ def evaluate_methods(
         UserError: a method is unknown, a data set is missing or has other classes than the
             detector.
     """
+    check_evaluators(cfg)
     for name in cfg.DATASETS.TEST:
         check_dataset(name, DatasetUse(annotations=True, image_ids=True, masks=True))
     configs = {method: _config(cfg, method, output) for method in methods}
@@ -68,26 +93,36 @@ def evaluate_methods(
     load_weights(model, cfg.MODEL.WEIGHTS)
     results: dict[str, dict[str, dict]] = {}
     for name in cfg.DATASETS.TEST:
-        results[name], rows = {}, {}
+        results[name], rows, effects = {}, {}, {}
         for method in methods:
             model.odam = settings[method]
             images = [entry["image_id"] for entry in DatasetCatalog.get(name)[:num_images]]
             folder = output / name / method
             evaluators = _evaluators(configs[method], name, folder, model, images)
+            if "causal_recovery" in cfg.TEST.ODAM.EVALUATORS:
+                evaluators.append(_recovery(cfg, configs[method], name, folder, model, images))
             results[name][method] = _evaluate(cfg, name, method, model, evaluators, num_images)
             rows[method] = evaluators[0].rows
+            if getattr(evaluators[-1], "effects", None):  # of the process that has them all
+                effects[method] = evaluators[-1].effects
         if comm.is_main_process():
             compare_methods(output / name, results[name], rows)
+            if effects:
+                compare_recovery(output / name, effects)
     return results
 
 
 def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     """That of one method."""
+    method, _, settings = method.partition(":")
     if method not in method_names():
         raise UserError(f"unknown method {method!r}; there are {', '.join(method_names())}")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ODAM.METHOD = method
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        merge_opts(cfg, [f"MODEL.ODAM.{key.strip().upper()}", value.strip()])
     if method == "d_rise":
         cfg.MODEL.ODAM.TARGETS = ["class"]
         # Of the other methods that are compared: D-RISE differentiates nothing.
@@ -97,17 +132,38 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     return cfg
 
 
-def _fingerprint(cfg: CfgNode, settings: ExplainSettings) -> dict:
-    """What figures depend on, beside the images."""
-    without = dict(ONLY_FOR_TRAINING)
+def _fingerprint(cfg: CfgNode, settings: ExplainSettings, *without: str) -> dict:
+    """What figures depend on, beside the images, without some more keys."""
+    left_out = ONLY_FOR_TRAINING | dict.fromkeys(without, "of another evaluator or method")
+    left_out["TEST.ODAM.EVALUATORS"] = "which figures there are"
     if settings.method != "d_rise":
-        without["MODEL.ODAM.D_RISE"] = "of another method"
-    return {**of_detector(cfg, without), "class_names": settings.class_names}
+        left_out["MODEL.ODAM.D_RISE"] = "of another method"
+    return {**of_detector(cfg, left_out), "class_names": settings.class_names}
+
+
+def _recovery(
+    base: CfgNode, cfg: CfgNode, name: str, folder: Path, model: nn.Module, images: list
+) -> CausalRecoveryEvaluator:
+    """Of one method; what does not depend on maps is shared by all, and depends on ``base``."""
+    settings = ExplainSettings.from_config(cfg)
+    others = ("TEST.ODAM.EXPLANATION", "TEST.ODAM.CAUSAL_RECOVERY")  # the latter tells by itself
+    return CausalRecoveryEvaluator(
+        name,
+        str(folder / "causal_recovery"),
+        CausalRecoverySettings.from_config(cfg),
+        model=model,
+        references=str(folder.parent / "causal_references"),
+        targets=list(base.MODEL.ODAM.TARGETS),
+        resume=True,
+        fingerprint=_fingerprint(cfg, settings, *others),
+        references_fingerprint=_fingerprint(base, settings, *others, *_OF_MAPS),
+        images=images,
+    )
 
 
 def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module, images: list) -> list:
     settings = ExplainSettings.from_config(cfg)
-    fingerprint = _fingerprint(cfg, settings)
+    fingerprint = _fingerprint(cfg, settings, "TEST.ODAM.CAUSAL_RECOVERY")
     found: list = [
         ExplanationEvaluator(
             name,

@@ -13,7 +13,7 @@ from odam_d2.errors import UserError, one_line
 
 from .safe_yaml import merge_file, read_config
 
-__all__ = ["settle_device", "setup_cfg"]
+__all__ = ["merge_opts", "settle_device", "setup_cfg"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     in_file: dict = {}
     if config_file:
         in_file, cfg = _merge_file(cfg, config_file)
-    _merge_opts(cfg, list(opts))
+    merge_opts(cfg, list(opts))
     explicit = "DEVICE" in in_file.get("MODEL", {}) or "MODEL.DEVICE" in opts[0::2]
     cfg.MODEL.DEVICE = settle_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", explicit)
     return cfg
@@ -59,7 +59,7 @@ def _merge_file(cfg: CfgNode, config_file: str) -> tuple[dict, CfgNode]:
         raise UserError(f"{config_file} is not a usable config: {one_line(error)}") from error
 
 
-def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+def merge_opts(cfg: CfgNode, opts: list[str]) -> None:
     if len(opts) % 2:
         raise UserError(f"overrides come as KEY VALUE pairs, and {opts[-1]!r} has no value")
     for key, value in zip(opts[0::2], opts[1::2], strict=True):

@@ -19,10 +19,10 @@ from odam_d2.files import whole_file, write_json, write_text
 
 from .explanation_scores import METRICS
 
-__all__ = ["compare_methods", "remove_results", "summarize", "table", "write_results"]
+__all__ = ["COLORS", "compare_methods", "remove_results", "summarize", "table", "write_results"]
 
 _IN_UNITS = ("compactness",)  # all other figures are shares, given in percent
-_COLORS = ("#e8743b", "#4c8dbf", "#6a51a3", "#41ab5d", "#8c96a3")
+COLORS = ("#e8743b", "#4c8dbf", "#6a51a3", "#41ab5d", "#8c96a3")
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
 Rows = Sequence[Mapping]
@@ -168,9 +168,9 @@ def _bars(axis: plt.Axes, rows: Mapping[str, Rows], metrics: Sequence[str]) -> N
             error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0
             x = place + width * (number - (len(rows) - 1) / 2)
             axis.bar(x, statistics.fmean(values), 0.9 * width, yerr=error,
-                     color=_COLORS[number % len(_COLORS)], ecolor="#1d242c",
+                     color=COLORS[number % len(COLORS)], ecolor="#1d242c",
                      error_kw={"elinewidth": 0.8})  # fmt: skip
-        axis.bar(0, 0, color=_COLORS[number % len(_COLORS)], label=method)
+        axis.bar(0, 0, color=COLORS[number % len(COLORS)], label=method)
     labels = [f"{m.replace('_', chr(10))} {_ARROWS[METRICS[m]]}" for m in metrics]
     axis.set_xticks(range(len(metrics)), labels, fontsize=8)
     axis.set_ylabel("%", fontsize=8)
@@ -189,7 +189,7 @@ def _curves(axis: plt.Axes, rows: Mapping[str, Rows], kind: str) -> None:
         mean = [statistics.fmean(column) for column in columns]
         error = [statistics.stdev(c) / math.sqrt(len(c)) if len(c) > 1 else 0 for c in columns]
         x = [step / (len(mean) - 1) for step in range(len(mean))]
-        color = _COLORS[number % len(_COLORS)]
+        color = COLORS[number % len(COLORS)]
         axis.plot(x, mean, color=color, linewidth=1.6)
         low, high = ([m + s * e for m, e in zip(mean, error, strict=True)] for s in (-1, 1))
         axis.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)

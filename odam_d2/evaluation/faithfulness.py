@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from odam_d2.core.perturbation import FILLS, filling, perturb, ranking
 from odam_d2.core.ranges import check_number, check_one_of
+from odam_d2.modeling.rereading import FOUND_AGAIN
 from odam_d2.modeling.state import preserved
 from odam_d2.modeling.views import with_overrides
 
 __all__ = ["Faithfulness", "FaithfulnessSettings"]
 
 _MOST = 10**9
-_FOUND_AGAIN = 0.5  # IoU with the detection, as the authors count it
 
 
 @dataclass(frozen=True)
@@ -110,5 +110,5 @@ class Faithfulness:
 
 def _best(detection: Instances, now: Instances) -> float:
     iou = pairwise_iou(detection.pred_boxes, now.pred_boxes)[0]
-    again = (iou >= _FOUND_AGAIN) & (now.pred_classes == detection.pred_classes)
+    again = (iou >= FOUND_AGAIN) & (now.pred_classes == detection.pred_classes)
     return float(now.scores[again].max()) if again.any() else 0.0

@@ -93,6 +93,9 @@ def _tool_for(key: str):
         if key == "TEST.ODAM.EVALUATORS":
             return partial(_train, ["DATASETS.TEST", f"('{NAMES[0]}',)"])
         more = ["TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE", "1"] if "FAITHFUL" in key else []
+        if "CAUSAL" in key:
+            more = ["TEST.ODAM.EVALUATORS", "['causal_recovery']",
+                    "TEST.ODAM.CAUSAL_RECOVERY.FILLS", "['mean']"]  # fmt: skip
         return partial(_evaluate, more)
     if key.startswith("MODEL.ODAM.LOSS"):
         return partial(_train, [])

@@ -215,7 +215,9 @@ def test_unknown_evaluators_and_missing_files_are_named_before_a_run(tmp_path):
         eval_only, resume = True, False
 
     cfg = setup_cfg("", ["TEST.ODAM.EVALUATORS", "['crowds']"])
-    with pytest.raises(UserError, match=r"TEST.ODAM.EVALUATORS has 'crowds'; there are crowd"):
+    with pytest.raises(
+        UserError, match=r"TEST.ODAM.EVALUATORS has 'crowds'; there are causal_recovery"
+    ):
         check_run(cfg, Args)
     kept = MetadataCatalog.get("crowdhuman_val").odgt_file
     if not os.path.isfile(kept):

@@ -44,6 +44,9 @@ ANYTHING = {
     "TEST.ODAM.EXPLANATION.FAITHFULNESS.SEED": [-1],
     "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE": [-1],
     "TEST.ODAM.EVALUATORS": [[]],
+    "TEST.ODAM.CAUSAL_RECOVERY.SEED": [-1],
+    "TEST.ODAM.CAUSAL_RECOVERY.PER_IMAGE": [-1],
+    "TEST.ODAM.CAUSAL_RECOVERY.AREAS": [[], None],  # no curve
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": [1e308],
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": [-1e308],
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": [1e308],
@@ -64,7 +67,7 @@ def config() -> CfgNode:
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.ODAM.LOSS.NAME = "OdamTrainLoss"
-    cfg.TEST.ODAM.EVALUATORS = ["explanation"]
+    cfg.TEST.ODAM.EVALUATORS = ["explanation", "causal_recovery"]
     return cfg
 
 

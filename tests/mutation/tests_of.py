@@ -5,6 +5,7 @@ A test is a file, a folder, or a function in a file.
 
 TESTS = {
     "odam_d2/core/boxes.py": ["tests/core/test_boxes.py"],
+    "odam_d2/core/bootstrap.py": ["tests/core/test_bootstrap.py"],
     "odam_d2/core/cam.py": ["tests/core/test_cam.py", "tests/modeling/test_methods.py"],
     "odam_d2/core/cell_gradients.py": [
         "tests/modeling/test_training_maps.py",
@@ -62,6 +63,12 @@ TESTS = {
     ],
     "odam_d2/core/*": ["tests/core"],
     "odam_d2/structures/*": ["tests/structures/test_odam_maps.py"],
+    "odam_d2/evaluation/causal*.py": ["tests/evaluation/test_causal_recovery.py"],
+    "odam_d2/evaluation/recovery*.py": ["tests/evaluation/test_causal_recovery.py"],
+    "odam_d2/evaluation/removal.py": [
+        "tests/evaluation/test_removal.py",
+        "tests/evaluation/test_causal_recovery.py",
+    ],
     "odam_d2/evaluation/crowd*.py": [
         "tests/evaluation/test_crowd_protocol.py",
         "tests/evaluation/test_crowd_loops.py",

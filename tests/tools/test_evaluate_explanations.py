@@ -178,6 +178,28 @@ def test_an_image_whose_file_or_labels_changed_is_evaluated_again(tmp_path, monk
     assert after == figures(tmp_path / "fresh", num_images=3) != before
 
 
+def test_causal_recovery_of_methods_with_settings_of_their_own(tmp_path, monkeypatch, capsys):
+    seen = run_images(monkeypatch)
+    recovery = "TEST.ODAM.CAUSAL_RECOVERY."
+    opts = [*FAST, "TEST.ODAM.EVALUATORS", "['causal_recovery']", recovery + "PER_IMAGE", "1",
+            recovery + "FILLS", "['mean']", recovery + "AREAS", "[1.0]"]  # fmt: skip
+    methods = ["--methods", "odam", "odam:layer=res4,smoothing_sigma=1.0", "box_centre"]
+    arguments = [*methods, "--num-images", "2", "--json", str(tmp_path / "all.json")]
+    for _ in range(2):
+        assert evaluate(tmp_path, *arguments, opts=opts) == 0
+        assert seen == [2, 2, 2]  # the second time nothing is left to do
+        results = json.loads((tmp_path / "all.json").read_text())[NAME]
+        assert list(results) == methods[1:]
+        for found in results.values():
+            assert found["causal_recovery"]["num_objects"] == 2
+            assert found["causal_recovery"]["class_low"] <= found["causal_recovery"]["class"]
+        assert results["odam"] != results["odam:layer=res4,smoothing_sigma=1.0"]
+        table = (tmp_path / NAME / "causal_recovery.md").read_text()
+        assert table in capsys.readouterr().out
+        assert "| odam:layer=res4,smoothing_sigma=1.0 | " in table
+    assert (tmp_path / NAME / "causal_references/rows_0.jsonl").is_file()
+
+
 def test_d_rise_keeps_its_sums(tmp_path):
     opts = ["MODEL.ODAM.D_RISE.NUM_MASKS", "4", "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE", "0"]
     assert evaluate(tmp_path, "--methods", "d_rise", "--num-images", "1", opts=opts) == 0
@@ -190,6 +212,8 @@ def test_d_rise_keeps_its_sums(tmp_path):
     ("arguments", "opts", "sentence"),
     [
         (["--methods", "gradcam"], [], "unknown method 'gradcam'; there are odam, box_blob, "),
+        (["--methods", "odam:lair=res4"], [], "MODEL.ODAM.LAIR"),
+        ([], ["TEST.ODAM.EVALUATORS", "['causes']"], "has 'causes'; there are causal_recovery"),
         (["--num-images", "0"], [], "--num-images must be 1 or more"),
         (
             [],

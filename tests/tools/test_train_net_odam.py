@@ -128,7 +128,8 @@ def test_evaluation_with_another_nms_in_crowds(config, tmp_path, capsys):
         (["MODEL.ODAM.NMS.NAME", "diou"], "the registered ones are nms, odam_nms, soft_nms"),
         (["MODEL.ODAM.NMS.NAME", "odam_nms", "MODEL.ODAM.NMS.SIM_THRESH_LOW", "0.9"],
          "SIM_THRESH_HIGH is 0.7, below"),
-        (["TEST.ODAM.EVALUATORS", "['coco']"], "TEST.ODAM.EVALUATORS has 'coco'; there are crowd"),
+        (["TEST.ODAM.EVALUATORS", "['coco']"],
+         "TEST.ODAM.EVALUATORS has 'coco'; there are causal_recovery, crowd"),
     ],
 )  # fmt: skip
 def test_wrong_names_end_with_a_sentence(opts, sentence, tmp_path, capsys):

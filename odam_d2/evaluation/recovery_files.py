@@ -1,0 +1,207 @@
+"""Causal recovery as tables, files and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from odam_d2.core.targets import SIDES
+from odam_d2.files import whole_file, write_json, write_text
+
+from .explanation_files import COLORS
+from .recovery import COMPARED, READINGS, Effects, compare, results
+
+__all__ = ["compare_recovery", "write_recovery"]
+
+_WORDS = {
+    "place": "At the same anchor or proposal",
+    "detection": "In the final detection that matches best",
+}
+_REFERENCES = {"random": "a random place", "anywhere": "mean of the grid", "best": "best of a grid"}
+
+
+def write_recovery(folder: Path, effects: Effects) -> None:
+    """Write ``causal_recovery.json`` of one method."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "causal_recovery.json", results(effects))
+
+
+def compare_recovery(folder: Path, by_method: Mapping[str, Effects]) -> Path:
+    """
+    Write ``causal_recovery.json``, ``causal_recovery.md`` and ``causal_recovery.png``.
+
+    Returns:
+        The path of the tables.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = compare(by_method)
+    write_json(folder / "causal_recovery.json", found)
+    write_text(folder / "causal_recovery.md", tables(found))
+    _plot(found, folder / "causal_recovery.png")
+    return folder / "causal_recovery.md"
+
+
+def _shown(groups: Sequence[str]) -> list[str]:
+    """Single sides are in the JSON only."""
+    return [group for group in groups if group not in SIDES]
+
+
+def _cell(found: Mapping | None, *, sign: bool = False, interval: bool = True) -> str:
+    """Value with its interval; bold where a difference is above zero."""
+    if found is None:
+        return ""
+    number = "{:+.0f}" if sign else "{:.0f}"
+    text = number.format(found["value"])
+    if interval:
+        text += f" [{number.format(found['low'])}, {number.format(found['high'])}]"
+    return f"**{text}**" if sign and found["low"] > 0 else text
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def tables(found: Mapping[str, Mapping]) -> str:
+    """
+    Markdown: recovery with the first fill in both readings, by all fills, by area, and what the
+    edits did beside.
+
+    Args:
+        found: of :func:`odam_d2.evaluation.recovery.compare`.
+    """
+    measured = {m: f for m, f in found.items() if any(f["recovery"]["detection"].values())}
+    if not measured:
+        return "No decision could be evaluated.\n"
+    first = next(iter(measured.values()))
+    fills = list(next(iter(first["recovery"]["detection"].values())))
+    groups = _shown(
+        list(dict.fromkeys(g for f in measured.values() for g in f["recovery"]["place"]))
+    )
+    cause = "the true part" if first["truth"] == "part" else "the best place of a grid"
+    parts = [
+        f"In % of the effect of removing {cause}, with 95 % intervals over images; bold is ahead.\n"
+    ]
+    for reading in READINGS:
+        parts.append(
+            f"{_WORDS[reading]}, {fills[0]}:\n\n{_main(measured, reading, groups, fills[0])}"
+        )
+    for name, key in (("fill", "recovery"), ("area, in areas of the part", "areas")):
+        for group in groups:
+            parts.append(f"{group} by {name}:\n\n{_by(measured, key, group)}")
+    parts.append(f"Edits that change other detections, in %:\n\n{_others(measured, fills)}")
+    return "\n".join(parts)
+
+
+def _main(found: Mapping[str, Mapping], reading: str, groups: Sequence[str], fill: str) -> str:
+    others = [name for name in COMPARED if name in found]
+    head = ["method"]
+    for group in groups:
+        head += [group, *(f"{group} - {name}" for name in others)]
+    lines = []
+    for method, of_method in found.items():
+        line = [method]
+        for group in groups:
+            line.append(_cell(of_method["recovery"][reading].get(group, {}).get(fill)))
+            for name in others:
+                ahead = of_method["ahead_of"].get(name, {}).get(reading, {}).get(group, {})
+                line.append(_cell(ahead.get(fill), sign=True))
+        lines.append([*line, _objects(of_method, reading, fill)])
+    first = next(iter(found.values()))
+    for name in next(iter(first["references"][reading].values()), {}):
+        line = [_REFERENCES[name]]
+        for group in groups:
+            line.append(_cell(first["references"][reading].get(group, {}).get(name)))
+            line += [""] * len(others)
+        lines.append([*line, ""])
+    return _table([*head, "objects"], lines)
+
+
+def _objects(found: Mapping, reading: str, fill: str) -> str:
+    counts = [by[fill]["objects"] for by in found["recovery"][reading].values() if by[fill]]
+    return str(max(counts, default=0))
+
+
+def _by(found: Mapping[str, Mapping], key: str, group: str) -> str:
+    """A line for each method, a column for each fill or area, in both readings."""
+    names = list(next(iter(next(iter(found.values()))[key]["place"].values())))
+    head = ["method", *(f"{reading}: {name}" for reading in READINGS for name in names)]
+    lines = [
+        [method, *(_cell(of_method[key][reading].get(group, {}).get(name), interval=False)
+                   for reading in READINGS for name in names)]
+        for method, of_method in found.items()
+    ]  # fmt: skip
+    return _table(head, lines)
+
+
+def _others(found: Mapping[str, Mapping], fills: Sequence[str]) -> str:
+    first = next(iter(found.values()))
+    rows = [(method, of_method["others_changed"], "peak") for method, of_method in found.items()]
+    rows.append(("the causes", first["others_changed"], first["truth"]))
+    lines = [
+        [name, *(f"{by[fill][edit]:.0f}" if edit in by[fill] else "" for fill in fills)]
+        for name, by, edit in rows
+    ]
+    return _table(["method", *fills], lines)
+
+
+def _plot(found: Mapping[str, Mapping], path: Path) -> None:
+    """Bars with intervals of class and sides in both readings, and curves by area."""
+    groups = _shown(list(dict.fromkeys(g for f in found.values() for g in f["recovery"]["place"])))
+    if not groups:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return
+    figure, axes = plt.subplots(1, 1 + len(groups), figsize=(4.5 + 3 * len(groups), 3.6))
+    _bars(axes[0], found, groups)
+    for axis, group in zip(axes[1:], groups, strict=True):
+        _curves(axis, found, group)
+    for axis in axes:
+        axis.axhline(100, color="#8c96a3", linewidth=0.8, linestyle=":")
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _bars(axis: plt.Axes, found: Mapping[str, Mapping], groups: Sequence[str]) -> None:
+    places = [(reading, group) for group in groups for reading in READINGS]
+    width = 0.8 / len(found)
+    for number, (method, of_method) in enumerate(found.items()):
+        color = COLORS[number % len(COLORS)]
+        for place, (reading, group) in enumerate(places):
+            figures = next(iter(of_method["recovery"][reading].get(group, {}).values()), None)
+            if figures is None:
+                continue
+            value = figures["value"]
+            error = [[value - figures["low"]], [figures["high"] - value]]
+            x = place + width * (number - (len(found) - 1) / 2)
+            axis.bar(x, value, 0.9 * width, yerr=error, color=color, ecolor="#1d242c",
+                     error_kw={"elinewidth": 0.8})  # fmt: skip
+        axis.bar(0, 0, color=color, label=method)
+    axis.set_xticks(range(len(places)), [f"{group}\n{reading}" for reading, group in places])
+    axis.set_ylabel("recovery, % of the cause's effect", fontsize=8)
+    axis.legend(fontsize=7, frameon=False)
+
+
+def _curves(axis: plt.Axes, found: Mapping[str, Mapping], group: str) -> None:
+    for number, (method, of_method) in enumerate(found.items()):
+        by_area = of_method["areas"]["place"].get(group, {})
+        known = {float(area): figures for area, figures in by_area.items() if figures}
+        if not known:
+            by_area = of_method["areas"]["detection"].get(group, {})
+            known = {float(area): figures for area, figures in by_area.items() if figures}
+        color = COLORS[number % len(COLORS)]
+        axis.plot(list(known), [f["value"] for f in known.values()], color=color, label=method)
+        low, high = ([f[end] for f in known.values()] for end in ("low", "high"))
+        axis.fill_between(list(known), low, high, color=color, alpha=0.15, linewidth=0)
+    axis.set_xscale("log", base=2)
+    axis.set_title(group, fontsize=9)
+    axis.set_xlabel("highest pixels removed, in areas of the part", fontsize=8)
