@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dense_windows import ConvLayer
 from .heatmap import smooth, smoothing_radius
 from .window_cells import LevelMaps, OutputCells, WindowCells, Windows
 
@@ -21,9 +22,9 @@ __all__ = ["cell_heat_maps"]
 
 
 def cell_heat_maps(
-    kernels: Sequence[Tensor],
+    layers: Sequence[ConvLayer],
     outputs: Tensor,
-    derivatives: Sequence[LevelMaps],
+    masks: Sequence[LevelMaps],
     features: LevelMaps,
     cells: OutputCells,
     sigma: float = 0.0,
@@ -33,11 +34,10 @@ def cell_heat_maps(
     convolutions, on windows, differentiable with respect to every tensor.
 
     Args:
-        kernels: (Cout, Cin, k, k) weight of each convolution of the tower, in forward order: stride
-            1, zero padding k // 2, k odd.
+        layers: of the tower, in forward order.
         outputs: (N, C, k, k), weight of the predictor for each of the outputs.
-        derivatives: for each convolution, the derivative of the nonlinearity after it at every
-            cell, (I, Cout, H, W) of each level, bool (was the ReLU active?) or float.
+        masks: for each layer, the derivative of the nonlinearity after it at every cell,
+            (I, Cout, H, W) of each level, bool (was the ReLU active?) or float.
         features: A, (I, C, H, W) of each level.
         cells: where the outputs are read, N of them.
         sigma: standard deviation in cells of the Gaussian Phi, 0 for none. It widens the windows.
@@ -47,13 +47,17 @@ def cell_heat_maps(
     """
     sizes = [(level.shape[-2], level.shape[-1]) for level in features]
     margin = smoothing_radius(sigma)
+    kernels = [layer.weight for layer in layers]
     widest = sum(kernel.shape[-1] // 2 for kernel in (*kernels, outputs)) + margin
     windows = WindowCells.around(sizes, cells, widest)
     gradient, radius = outputs, outputs.shape[-1] // 2
-    for kernel, derivative in zip(reversed(kernels), reversed(derivatives), strict=True):
+    for (kernel, scale), mask in zip(reversed(layers), reversed(masks), strict=True):
         # Outside the level there is only padding: nothing may flow through it.
-        window = windows.read(WindowCells.table(derivative), radius).permute(2, 3, 0, 1)
-        gradient = F.conv_transpose2d(gradient * window.to(gradient.dtype), kernel)
+        derivative = windows.read(WindowCells.table(mask), radius).permute(2, 3, 0, 1)
+        derivative = derivative.to(gradient.dtype)
+        if scale is not None:
+            derivative = derivative * scale[cells.level, cells.image][:, :, None, None]
+        gradient = F.conv_transpose2d(gradient * derivative, kernel)
         radius += kernel.shape[-1] // 2
     gradient = gradient * windows.inside(radius).permute(2, 3, 0, 1)
     gradient = smooth(F.pad(gradient, (margin,) * 4), sigma)

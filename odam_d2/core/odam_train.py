@@ -2,23 +2,24 @@
 Odam-Train (Zhao and Chan, "ODAM", ICLR 2023, section 3.3): heat maps of detections of one object
 should agree, and those of different objects should differ.
 
-Everything here is about the positives of *one* image: pairs are never formed across images. Each
-ground-truth object has a reference, its positive whose predicted box fits best, and
+Pairs are never formed across images. Each ground-truth object has a reference, its positive whose
+predicted box fits best, and
 
     consistency = -IoU[j] / IoU[reference] * log(correlation(reference, j)),  j of the same object
     separation  = -log(1 - correlation(reference, j)),  j of another object, boxes overlapping
 
-Shape shorthand: N positives of an image, (h, w) the grid on which their maps are compared, P pairs.
+Shape shorthand: N positives of a batch, M objects, P pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .boxes import box_iou
 
 __all__ = ["Pairs", "consistency", "object_pairs", "pair_auc", "references", "separation"]
 
@@ -38,11 +39,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.correlation)
-
-    @classmethod
-    def cat(cls, pairs: Sequence[Pairs]) -> Pairs:
-        """Pairs of several images, one or more."""
-        return cls(torch.cat([p.correlation for p in pairs]), torch.cat([p.weight for p in pairs]))
 
 
 def references(objects: Tensor, ious: Tensor) -> Tensor:
@@ -65,35 +61,46 @@ def references(objects: Tensor, ious: Tensor) -> Tensor:
 
 
 def object_pairs(
-    maps: Tensor, objects: Tensor, ious: Tensor, overlaps: Tensor, min_overlap: float = 0.0
+    maps: Tensor,
+    image: Tensor,
+    objects: Tensor,
+    ious: Tensor,
+    boxes: Tensor,
+    min_overlap: float = 0.0,
 ) -> tuple[Pairs, Pairs]:
     """
-    Every object's reference with its other positives, and with those of other objects.
+    Every object's reference with its other positives, and with those of other objects in its image.
+
+    All but the maps may lie on the host, where choosing pairs costs an accelerator nothing.
 
     Args:
-        maps: (N, h, w), not negative.
+        maps: (N, ...), not negative.
+        image: (N,), which image each positive belongs to.
         objects: (N,) int64, as for :func:`references`.
         ious: (N,), IoU of the predicted box and the object.
-        overlaps: (N, N), IoU of the predicted boxes.
-        min_overlap: pairs of different objects count where this is less than their overlap.
+        boxes: (N, 4), the predicted boxes, XYXY.
+        min_overlap: pairs of different objects count where this is less than the IoU of their
+            boxes.
 
     Returns:
         Pairs of the same object, with IoU relative to the reference's as weight, and pairs of
         different objects, with weight one.
     """
     best = references(objects, ious)
-    flat = F.normalize(maps.flatten(1), dim=1)
-    correlation = flat[best] @ flat.t()  # (M, N)
-    same = objects == objects[best][:, None]
-    other = ~same & (overlaps[best] > min_overlap)
-    same = same.index_put((torch.arange(len(best), device=best.device), best), same.new_zeros(()))
+    same = objects[best][:, None] == objects
+    other = (box_iou(boxes[best], boxes) > min_overlap) & ~same & (image[best][:, None] == image)
+    same &= best[:, None] != torch.arange(len(objects), device=best.device)
+    kinds = [kind.nonzero() for kind in (same, other)]
     # No box on its object at all: nothing to be relative to, and nothing to learn from.
-    weight = ious / ious[best].clamp(min=torch.finfo(ious.dtype).eps)[:, None]
-    ones = torch.ones_like(correlation)
-    return (
-        Pairs(correlation[same], weight.expand_as(correlation)[same].to(correlation)),
-        Pairs(correlation[other], ones[other]),
-    )
+    relative = ious / ious[best].clamp(min=torch.finfo(ious.dtype).eps)[:, None]
+    weight = torch.cat([relative[same], torch.ones_like(relative[other])])
+    row, column = torch.cat(kinds).to(maps.device).unbind(1)
+    flat = F.normalize(maps.flatten(1), dim=1)
+    correlation = (flat[best.to(maps.device)] @ flat.t())[row, column]
+    counts = [len(kind) for kind in kinds]
+    of_kinds = zip(correlation.split(counts), weight.to(correlation).split(counts), strict=True)
+    of_same, of_other = (Pairs(*of_kind) for of_kind in of_kinds)
+    return of_same, of_other
 
 
 def consistency(pairs: Pairs, clamp: float) -> Tensor:

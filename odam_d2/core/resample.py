@@ -88,4 +88,7 @@ def place_windows(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         (N, T, P, Q).
     """
     rows, columns = rows.to(values.dtype), columns.to(values.dtype)
-    return torch.einsum("nph,nthw,nqw->ntpq", rows, values, columns)
+    n, t, h, w = values.shape
+    of_rows = rows @ values.transpose(1, 2).reshape(n, h, t * w)
+    found = of_rows.view(n, rows.shape[1] * t, w) @ columns.mT
+    return found.view(n, rows.shape[1], t, columns.shape[1]).transpose(1, 2)

@@ -210,7 +210,8 @@ class OdamMaps:
                 f"the size is {height!r} x {width!r}; it must be whole pixels, 1 or more"
             )
         rows, columns = self.image_sizes.double().unbind(dim=1)
-        return self._render((rows / height, columns / width), (height, width))
+        steps = torch.stack([rows / height, columns / width], dim=1)
+        return self.resampled(steps, (height, width))
 
     def on_grid(self, stride: float) -> Tensor:
         """
@@ -227,7 +228,7 @@ class OdamMaps:
             raise ValueError(f"maps of images of different sizes share no grid: {sizes}")
         height, width = sizes[0] if sizes else (0, 0)
         shape = int(-(-height // stride)), int(-(-width // stride))
-        return self._render((stride, stride), shape)
+        return self.resampled(stride, shape)
 
     def similarity(self, target: str = "class", stride: float = 16.0) -> Tensor:
         """
@@ -246,22 +247,26 @@ class OdamMaps:
         flat = F.normalize(maps.flatten(1), dim=1)
         return (flat @ flat.t()).clamp(max=1)
 
-    def _render(self, steps: Sequence[Tensor | float], shape: tuple[int, int]) -> Tensor:
+    def resampled(self, step: Tensor | float, shape: tuple[int, int]) -> Tensor:
         """
-        Resample.
+        Resample, each instance's map by itself; what lies beyond its image means nothing.
 
         Args:
-            steps: of each axis, input pixels per sample.
+            step: input pixels per sample, a number or (N, 2), along rows and along columns.
             shape: of each axis, how many samples.
+
+        Returns:
+            (N, T, *shape).
         """
         if not len(self):
             return self.values.new_zeros((0, len(self.targets), *shape))
-        rows, columns = (
-            window_weights(
-                Axis(self.origins[:, axis], self.grid_sizes[:, axis], self.strides, steps[axis]),
-                self.values.shape[axis - 2],
-                shape[axis],
-            )
-            for axis in (0, 1)
+        sides = self.values.shape[-2:]
+        both = Axis(
+            self.origins.t().flatten(),
+            self.grid_sizes.t().flatten(),
+            self.strides.repeat(2),
+            step.t().flatten() if isinstance(step, Tensor) else step,
         )
+        rows, columns = window_weights(both, max(sides), max(shape)).split(len(self))
+        rows, columns = rows[:, : shape[0], : sides[0]], columns[:, : shape[1], : sides[1]]
         return place_windows(self.values, rows, columns)

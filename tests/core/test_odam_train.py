@@ -24,16 +24,18 @@ def maps_of(rows):
 
 def test_a_small_image_by_hand():
     """
-    Object 7 has positives 0 (IoU 0.8, the reference) and 1 (IoU 0.4), object 3 has positive 2.
+    Object 7 has positives 0 (IoU 0.8, the reference) and 1 (IoU 0.4), object 3 has positive 2, and
+    object 5 of another image positive 3.
 
     Maps: 0 is (3, 4, 0), 1 is (4, 3, 0), 2 is (0, 1, 0); norms 5, 5, 1. So the cosines are
     01: 24 / 25, 02: 4 / 5, 12: 3 / 5. Reference 0 pairs with 1 (weight 0.4 / 0.8) and, being
     another object's, with 2; reference 2 pairs with 0 and 1, of which only 0 overlaps its box.
     """
-    maps = maps_of([[3, 4, 0], [4, 3, 0], [0, 1, 0]])
-    objects, ious = torch.tensor([7, 7, 3]), torch.tensor([0.8, 0.4, 0.9], dtype=torch.float64)
-    overlaps = torch.tensor([[1, 0.5, 0.2], [0.5, 1, 0], [0.2, 0, 1]])
-    same, different = object_pairs(maps, objects, ious, overlaps)
+    maps = maps_of([[3, 4, 0], [4, 3, 0], [0, 1, 0], [3, 4, 0]])
+    objects, image = torch.tensor([7, 7, 3, 5]), torch.tensor([0, 0, 0, 1])
+    ious = torch.tensor([0.8, 0.4, 0.9, 0.5], dtype=torch.float64)
+    boxes = torch.tensor([[0.0, 0, 4, 2], [0, 0, 2, 2], [3, 0, 5, 2], [0, 0, 4, 2]])
+    same, different = object_pairs(maps, image, objects, ious, boxes)
     assert same.correlation.tolist() == pytest.approx([24 / 25])
     assert same.weight.tolist() == pytest.approx([0.5])
     assert different.correlation.tolist() == pytest.approx([4 / 5, 4 / 5])
@@ -41,7 +43,13 @@ def test_a_small_image_by_hand():
     assert separation(different, 1e-4).item() == pytest.approx(-math.log(1 / 5))
 
 
-def plain_loop(maps, objects, ious, overlaps, min_overlap, clamp):
+def overlap(first, second):
+    """IoU of intervals."""
+    shared = max(0, min(first[1], second[1]) - max(first[0], second[0]))
+    return shared / (first[1] - first[0] + second[1] - second[0] - shared)
+
+
+def plain_loop(maps, images, objects, ious, boxes, min_overlap, clamp):
     """The definition, pair by pair."""
     same, different = [], []
     for number in sorted(set(objects)):
@@ -55,8 +63,9 @@ def plain_loop(maps, objects, ious, overlaps, min_overlap, clamp):
             if objects[j] == number and j != best:
                 weight = ious[j] / ious[best] if ious[best] > 0 else 0.0
                 same.append(-weight * math.log(cosine))
-            elif objects[j] != number and overlaps[best][j] > min_overlap:
-                different.append(-math.log(1 - cosine))
+            elif objects[j] != number and images[j] == images[best]:
+                overlaps = overlap(boxes[best], boxes[j]) > min_overlap
+                different += [-math.log(1 - cosine)] * overlaps
     return same, different
 
 
@@ -65,19 +74,23 @@ def test_equal_to_plain_loops(data):
     count = data.draw(st.integers(1, 7))
     levels = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
-    def matrix(rows, columns):
-        row = st.lists(levels, min_size=columns, max_size=columns)
-        return data.draw(st.lists(row, min_size=rows, max_size=rows))
+    def listed(values, length=count):
+        return data.draw(st.lists(values, min_size=length, max_size=length))
 
-    maps, overlaps, (ious,) = matrix(count, 6), matrix(count, count), matrix(1, count)
-    objects = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    maps, ious = listed(st.lists(levels, min_size=6, max_size=6)), listed(levels)
+    objects = listed(st.integers(0, 3))
+    images = [number // 2 for number in objects]
+    # Along one axis; quarters have an IoU that is never 0.3.
+    starts, lengths = listed(st.integers(0, 4)), listed(st.sampled_from([1, 2, 4]))
+    boxes = [(a, a + b) for a, b in zip(starts, lengths, strict=True)]
     min_overlap, clamp = data.draw(st.sampled_from([0.0, 0.3])), 1e-4
-    same, different = plain_loop(maps, objects, ious, overlaps, min_overlap, clamp)
+    same, different = plain_loop(maps, images, objects, ious, boxes, min_overlap, clamp)
     pairs = object_pairs(
         torch.tensor(maps, dtype=torch.float64).view(count, 2, 3),
+        torch.tensor(images),
         torch.tensor(objects),
         torch.tensor(ious, dtype=torch.float64),
-        torch.tensor(overlaps, dtype=torch.float64),
+        torch.tensor([[0, a, 1, b] for a, b in boxes], dtype=torch.float64),
         min_overlap,
     )
     for found, loss, expected in zip(
@@ -95,9 +108,9 @@ def test_references_are_the_first_of_the_best():
 
 def test_gradient_is_finite_where_maps_are_zero_or_equal():
     maps = maps_of([[0, 0, 0], [1, 2, 0], [1, 2, 0], [0, 0, 3]]).requires_grad_()
-    same, different = object_pairs(
-        maps, torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.float64), torch.ones(4, 4)
-    )
+    boxes = torch.tensor([[0.0, 0, 2, 1]]).repeat(4, 1)
+    objects, ious = torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.float64)
+    same, different = object_pairs(maps, torch.zeros(4), objects, ious, boxes)
     (consistency(same, 1e-4) + separation(different, 1e-4)).backward()
     assert maps.grad.isfinite().all()
     assert same.weight.tolist() == [0, 0]  # no predicted box lies on its object
@@ -105,9 +118,8 @@ def test_gradient_is_finite_where_maps_are_zero_or_equal():
 
 def test_without_pairs_both_losses_are_zeros_with_a_graph():
     maps = maps_of([[1.0, 2, 0]]).requires_grad_()
-    same, different = object_pairs(
-        maps, torch.tensor([5]), torch.ones(1, dtype=torch.float64), torch.ones(1, 1)
-    )
+    one = torch.ones(1, dtype=torch.float64)
+    same, different = object_pairs(maps, one, torch.tensor([5]), one, torch.ones(1, 4))
     loss = consistency(same, 1e-4) + separation(different, 1e-4)
     assert loss.item() == 0
     loss.backward()

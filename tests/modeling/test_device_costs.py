@@ -1,11 +1,15 @@
-"""How often explaining makes the host wait for a device: a few times, whatever is found."""
+"""
+What a device is asked: explaining makes the host wait for it a few times, whatever is found, and
+training dispatches a bounded number of operations.
+"""
 
 import pytest
 from device_counts import cost_of
 from pretend_device import DEVICE, counted, pretend
-from training_cases import labelled_images, losses_of, training_model
+from training_cases import crowded_images, labelled_images, losses_of, training_model
 
 MOST_WAITS = 6  # that explaining an image adds to inference
+MOST_OPERATIONS_OF_TRAINING = 1500  # that the loss on heat maps adds to an iteration
 
 
 @pytest.mark.parametrize("family", ["faster", "mask", "keypoint", "panoptic", "retinanet", "fcos"])
@@ -16,17 +20,40 @@ def test_explaining_waits_a_few_times_an_image(family):
         assert found.added.syncs <= MOST_WAITS, found.added.places
 
 
+def training_cost(case, images, *opts, loss="OdamTrainLoss"):
+    """Of an iteration, with the backward pass."""
+    model = training_model(case, *opts, loss=loss)
+    with pretend():
+        model.to(DEVICE)
+        losses_of(model, images)  # what is made once is there from now on
+        with counted() as counts:
+            losses, _ = losses_of(model, images)
+            sum(losses.values()).backward()
+    return counts
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("fpn",), ("conv_head",), ("c4",), ("cascade",),
+        ("retinanet", "MODEL.RETINANET.NUM_CONVS", 4), ("fcos", "MODEL.FCOS.NUM_CONVS", 4),
+    ],
+    ids=lambda case: case[0],
+)  # fmt: skip
+def test_training_maps_dispatches_some_operations_an_iteration(case):
+    # Memory for temporary tensors is as slim as channels are.
+    opts = [*case, "MODEL.ODAM.CHUNK_MB", 4, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 128]
+    with_loss, without = (
+        training_cost(opts[0], crowded_images(), *opts[1:], loss=loss)
+        for loss in ("OdamTrainLoss", "")
+    )
+    assert (with_loss - without).operations <= MOST_OPERATIONS_OF_TRAINING
+
+
 @pytest.mark.parametrize("case", ["fpn", "retinanet"])
 def test_the_loss_on_heat_maps_waits_no_more_for_more_positives(case):
-    waits = []
-    for positives in (4, 24):
-        model = training_model(case, "MODEL.ODAM.LOSS.MAX_SAMPLES", positives)
-        with pretend():
-            model.to(DEVICE)
-            losses_of(model, labelled_images())
-            with counted() as counts:
-                losses, _ = losses_of(model, labelled_images())
-                sum(losses.values()).backward()
-        waits.append(counts.syncs)
-    few, many = waits
-    assert many < few + (24 - 4)
+    few, many = (
+        training_cost(case, labelled_images(), "MODEL.ODAM.LOSS.MAX_SAMPLES", positives)
+        for positives in (4, 24)
+    )
+    assert many.syncs <= few.syncs

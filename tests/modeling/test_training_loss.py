@@ -11,9 +11,11 @@ from torch import nn
 from training_cases import Recorder, labelled_images, losses_of, training_model
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.odam_train import Pairs, consistency, object_pairs, separation
 from odam_d2.modeling import OdamRetinaNet, UnsupportedModelError
 from odam_d2.modeling.losses import (
     ODAM_LOSS_REGISTRY,
+    Labels,
     OdamTraining,
     OdamTrainLoss,
     Positives,
@@ -181,6 +183,26 @@ def test_stages_of_a_cascade_count_the_same():
     with EventStorage(0):
         assert training([1.0, 3.0, 8.0], torch.zeros(1)).item() == pytest.approx(2.0)
         assert training([8.0], torch.zeros(1)).item() == pytest.approx(4.0)
+
+
+def test_images_of_a_batch_share_no_pairs():
+    """Grids of two sizes, objects of the same numbers: as each image by itself, over all pairs."""
+    torch.manual_seed(0)
+    boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9], [0, 2, 9, 9], [0, 0, 9, 7], [2, 2, 9, 9]])
+    objects, ious = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0.5, 0.7, 0.6, 0.3, 0.4])
+    labels = Labels(objects, objects, boxes, ious)
+    batch = [Positives(torch.rand(5, *size), labels) for size in ((3, 4), (2, 7))]
+    pairs = [
+        object_pairs(positives.maps, torch.zeros(5), objects, ious, boxes) for positives in batch
+    ]
+    same, different = (
+        Pairs(torch.cat([p.correlation for p in kind]), torch.cat([p.weight for p in kind]))
+        for kind in zip(*pairs, strict=True)
+    )
+    assert (len(same), len(different)) == (6, 10)
+    expected = consistency(same, 1e-4) + separation(different, 1e-4)
+    with EventStorage(0):
+        assert OdamTrainLoss()(batch).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("case", ALL)

@@ -81,10 +81,10 @@ def test_the_first_and_the_last_anchor_of_every_level(case):
     ends = torch.tensor(lengths).cumsum(0)
     positives = sorted({*(ends - torch.tensor(lengths)).tolist(), *(ends - 1).tolist()})
     matched[positives] = torch.arange(len(positives))
-    predictions = model.head(features)
+    deltas = model.head(features)[1]
     recording = adapter.new_recording()
-    origins, labels = dense_training._labels(
-        adapter, recording, features, predictions, matched, boxes
+    (origins,), (labels,) = dense_training._labels(
+        adapter, recording, features, deltas, ([matched], [boxes])
     )
     expected = [[level, at] for level, n in enumerate(lengths) for at in sorted({0, n - 1})]
     assert origins.tolist() == expected

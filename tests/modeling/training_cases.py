@@ -51,6 +51,21 @@ def labelled_images(dtype=torch.float32):
     return [first, second]
 
 
+def crowded_images(objects=20):
+    """Two images of different sizes with so many objects of all sizes."""
+    generator, images = torch.Generator().manual_seed(3), []
+    for height, width in ((160, 240), (224, 176)):
+        centres = torch.rand(objects, 2, generator=generator) * torch.tensor([width, height])
+        sides = torch.exp(torch.rand(objects, 2, generator=generator) * 2 + 2.5)
+        boxes = Boxes(torch.cat([centres - sides / 2, centres + sides / 2], dim=1))
+        boxes.clip((height, width))
+        gt = Instances((height, width), gt_boxes=boxes)
+        gt.gt_classes = torch.randint(0, 80, (objects,), generator=generator)
+        image = torch.randint(0, 256, (3, height, width), generator=generator).float()
+        images.append({"image": image, "height": height, "width": width, "instances": gt})
+    return images
+
+
 def image_without_objects():
     image = two_images()[1]
     image["instances"] = Instances(

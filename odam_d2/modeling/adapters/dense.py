@@ -6,7 +6,7 @@ on windows, since an output reads a window of one level (design: "dense heads").
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -182,14 +182,17 @@ class DenseAdapter(HeadAdapter):
         trace = self.trace_anchors(recording, images, features, outputs, origins, classes)
         return results, trace
 
-    def traced_head(self, masks: dict[str, list[list[Derivative]]]) -> nn.Module:
+    def traced_head(
+        self, masks: dict[str, list[list[Derivative]]], towers: Iterable[str] = ()
+    ) -> nn.Module:
         """
-        The head, which adds to ``masks`` when it runs. It does whenever windows can go through
-        towers with constant statistics, in which maps are compared whatever is explained.
+        The head, which adds those of some towers, or of all, to ``masks`` when it runs. It does
+        whenever windows can go through towers with constant statistics, in which maps are compared
+        whatever is explained.
         """
         if not self._is_local(constant=True):
             return self.model.head
-        masks.update({tower: [] for tower in self.towers.values()})
+        masks.update({tower: [] for tower in towers or self.towers.values()})
         traced = {
             tower: with_overrides(self.tower(tower), TracedTower, odam_masks=of_tower)
             for tower, of_tower in masks.items()

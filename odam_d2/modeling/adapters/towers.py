@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import singledispatch
 from typing import NamedTuple
 
+import torch
 from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ __all__ = [
     "TracedTower",
     "convolutions",
     "is_local",
+    "level_scales",
     "norm_scale",
     "with_constant_statistics",
 ]
@@ -34,9 +36,12 @@ class Derivative(NamedTuple):
     active: Tensor
     scale: Tensor | None
 
-    def whole(self) -> Tensor:
-        """(I, C, H, W)."""
-        return self.active if self.scale is None else self.active * self.scale[:, :, None, None]
+
+def level_scales(levels: Sequence[Derivative]) -> Tensor | None:
+    """(levels, I, C), the scales after one convolution on each level; None without norms."""
+    scales = [of_level.scale for of_level in levels if of_level.scale is not None]
+    images = len(levels[0].active)
+    return torch.stack([scale.expand(images, -1) for scale in scales]) if scales else None
 
 
 class TracedTower(Viewed):
@@ -101,8 +106,8 @@ def _(norm: CycleBatchNormList, x: Tensor) -> Tensor:
 def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     groups = x.reshape(len(x), norm.num_groups, -1)
     scale = (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
-    scale = scale.repeat_interleave(x.shape[1] // norm.num_groups, dim=1)
-    return scale if norm.weight is None else norm.weight * scale
+    weight = x.new_ones(x.shape[1]) if norm.weight is None else norm.weight
+    return (weight.view(norm.num_groups, -1) * scale[:, :, None]).flatten(1)
 
 
 class ConstantStatistics(Viewed):

@@ -16,7 +16,7 @@ from odam_d2.core.dense_windows import ConvLayer, DenseHead
 from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.window_cells import Windows
 from odam_d2.modeling.adapters.dense import DenseAdapter
-from odam_d2.modeling.adapters.towers import convolutions
+from odam_d2.modeling.adapters.towers import convolutions, level_scales
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.targets import Differentiable, Targets
 
@@ -76,10 +76,7 @@ def _dense_head(adapter: DenseAdapter, tower: str, trace: Trace) -> DenseHead:
     layers = []
     of_layers = zip(*trace.places.masks[tower], strict=True)
     for conv, levels in zip(convolutions(adapter.tower(tower)), of_layers, strict=True):
-        scales = [of_level.scale for of_level in levels if of_level.scale is not None]
-        images = len(levels[0].active)
-        scale = torch.stack([s.expand(images, -1) for s in scales]) if scales else None
-        layers.append(ConvLayer(conv.weight.detach(), scale))
+        layers.append(ConvLayer(conv.weight.detach(), level_scales(levels)))
     predictors = [predictor.weight.detach() for predictor in adapter.predictors(tower)]
     return DenseHead(layers, torch.cat(predictors))
 

@@ -1,7 +1,7 @@
 """Losses that train heat maps: a registry, and Odam-Train."""
 
 from .odam_train import OdamTrainLoss
-from .positives import Labels, Positives, choose
+from .positives import Labels, Positives, choose, limited
 from .registry import ODAM_LOSS_REGISTRY
 from .training import LOSS, OdamTraining, build_odam_training
 
@@ -14,4 +14,5 @@ __all__ = [
     "Positives",
     "build_odam_training",
     "choose",
+    "limited",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from odam_d2.core.odam_train import Pairs, consistency, object_pairs, pair_auc, separation
+from odam_d2.core.odam_train import consistency, object_pairs, pair_auc, separation
 from odam_d2.core.ranges import check_number
 
 from .positives import Positives
@@ -58,26 +58,30 @@ class OdamTrainLoss(nn.Module):
         Returns:
             Scalar, the mean over pairs of the same object plus that over pairs of different ones.
         """
-        pairs = [self._pairs(positives) for positives in batch if len(positives)]
-        if not pairs:
+        if not any(map(len, batch)):
             return torch.stack([positives.maps.sum() for positives in batch]).sum() * 0
-        same, different = (Pairs.cat(of_kind) for of_kind in zip(*pairs, strict=True))
+        maps = [positives.maps.flatten(1) for positives in batch]
+        cells = max(of_image.shape[1] for of_image in maps)
+        maps = [F.pad(of_image, (0, cells - of_image.shape[1])) for of_image in maps]
+        labels = [positives.labels for positives in batch]
+        image = torch.cat([torch.full((len(x),), n, device="cpu") for n, x in enumerate(labels)])
+        objects = torch.cat([x.objects for x in labels]).cpu()
+        objects = objects + image * (objects.max() + 1)  # different ones in different images
+        ious, boxes = torch.cat([x.ious for x in labels]), torch.cat([x.boxes for x in labels])
+        same, different = object_pairs(
+            torch.cat(maps), image, objects, ious.cpu(), boxes.cpu(), self.min_overlap
+        )
         _log(same.correlation, different.correlation)
         return consistency(same, self.clamp) + separation(different, self.clamp)
-
-    def _pairs(self, positives: Positives) -> tuple[Pairs, Pairs]:
-        labels = positives.labels
-        boxes = Boxes(labels.boxes)
-        overlaps = pairwise_iou(boxes, boxes)
-        return object_pairs(positives.maps, labels.objects, labels.ious, overlaps, self.min_overlap)
 
 
 def _log(same: Tensor, different: Tensor) -> None:
     """What the loss works on, as scalars of Detectron2's event storage."""
     storage = get_event_storage()
+    same, different = same.detach().cpu(), different.detach().cpu()
     for name, correlation in (("same", same), ("different", different)):
         storage.put_scalar(f"odam/num_{name}_pairs", len(correlation))
         if len(correlation):
-            storage.put_scalar(f"odam/{name}_correlation", correlation.detach().mean().item())
+            storage.put_scalar(f"odam/{name}_correlation", correlation.mean().item())
     if len(same) and len(different):
         storage.put_scalar("odam/pair_auc", pair_auc(same, different))

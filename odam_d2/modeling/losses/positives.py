@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-__all__ = ["Labels", "Positives", "choose"]
+__all__ = ["Labels", "Positives", "choose", "limited"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,16 @@ class Labels:
     def __len__(self) -> int:
         return len(self.objects)
 
+    @property
+    def _fields(self) -> tuple[Tensor, ...]:
+        return self.objects, self.classes, self.boxes, self.ious
+
     def __getitem__(self, index: Tensor) -> Labels:
-        fields = (self.objects, self.classes, self.boxes, self.ious)
-        return Labels(*(field[index] for field in fields))
+        return Labels(*(field[index] for field in self._fields))
+
+    def split(self, counts: list[int]) -> list[Labels]:
+        """Cut into groups of so many positives."""
+        return [Labels(*x) for x in zip(*(f.split(counts) for f in self._fields), strict=True)]
 
     @classmethod
     def of_matches(cls, classes: Tensor, boxes: Tensor, gt_boxes: Tensor) -> Labels:
@@ -70,6 +78,23 @@ class Positives:
         return len(self.labels)
 
 
+def limited(
+    found: Sequence[Tensor], labels: Sequence[Labels], max_samples: int
+) -> Iterator[tuple[Tensor, Labels]]:
+    """
+    Of each group of positives at most so many, see :func:`choose`.
+
+    Args:
+        found: of each group something else of its positives (n, ...), of which the same are kept.
+    """
+    for of_group, of_labels in zip(found, labels, strict=True):
+        if len(of_labels) <= max_samples:
+            yield of_group, of_labels
+        else:
+            index = choose(of_labels, max_samples)
+            yield of_group[index], of_labels[index]
+
+
 def choose(labels: Labels, max_samples: int) -> Tensor:
     """
     At most so many positives, shared fairly by the objects: every object's best one, then every
@@ -79,8 +104,6 @@ def choose(labels: Labels, max_samples: int) -> Tensor:
     Returns:
         Indices in increasing order.
     """
-    if len(labels) <= max_samples:
-        return torch.arange(len(labels), device=labels.objects.device)
     best = labels.ious.argsort(stable=True, descending=True)
     by_object = best[labels.objects[best].argsort(stable=True)]
     counts = labels.objects.unique(return_counts=True)[1]

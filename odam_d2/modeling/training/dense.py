@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.core.cell_gradients import cell_heat_maps
+from odam_d2.core.dense_windows import ConvLayer
 from odam_d2.core.gradients import precise
 from odam_d2.core.window_cells import Windows
 from odam_d2.modeling.adapters.anchors import Anchors
 from odam_d2.modeling.adapters.checks import check_head
 from odam_d2.modeling.adapters.dense import DenseAdapter
 from odam_d2.modeling.adapters.dense_records import DenseRecording
-from odam_d2.modeling.adapters.towers import convolutions
+from odam_d2.modeling.adapters.towers import convolutions, level_scales
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.errors import UnsupportedModelError
-from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
+from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, limited
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
 
@@ -30,7 +33,8 @@ __all__: list[str] = []
 def _(adapter: DenseAdapter, training: OdamTraining, settings: ExplainSettings) -> nn.Module:
     _check_tower(adapter)
     recording = adapter.new_recording()
-    head = adapter.traced_head(recording.masks)
+    _, tower = next(iter(adapter.towers.items()))  # maps are of the class logit
+    head = adapter.traced_head(recording.masks, [tower])
     generator = watched(adapter.model.anchor_generator, recording.anchor_calls)
     return with_overrides(
         adapter.model,
@@ -113,13 +117,8 @@ def _positives(
         predictions: of each predictor and level.
         matches: for each image, labels (R,) and boxes (R, 4) that its anchors were matched with.
     """
-    origins, labels = [], []
-    for number, of_image in enumerate(zip(*matches, strict=True)):
-        of_predictors = [[x[number : number + 1] for x in levels] for levels in predictions]
-        found, of_labels = _labels(adapter, recording, features, of_predictors, *of_image)
-        index = choose(of_labels, training.max_samples)
-        origins.append(found[index])
-        labels.append(of_labels[index])
+    found = _labels(adapter, recording, features, predictions[1], matches)
+    origins, labels = zip(*limited(*found, training.max_samples), strict=True)
     if not any(len(of_image) for of_image in origins):
         none = features[0].new_zeros((0, 0, 0))
         return [Positives(none, of_labels) for of_labels in labels]
@@ -130,26 +129,29 @@ def _positives(
     return positives(adapter, trace, (windows.values, corner), labels, training.grid_stride)
 
 
+@torch.no_grad()
 def _labels(
     adapter: DenseAdapter,
     recording: DenseRecording,
     features: list[Tensor],
-    predictions: list[list[Tensor]],
-    matched_classes: Tensor,
-    matched_boxes: Tensor,
-) -> tuple[Tensor, Labels]:
-    """(N, 2) level and index of the anchors of an image that are positives, and their labels."""
+    deltas: list[Tensor],
+    matches: tuple[list[Tensor], list[Tensor]],
+) -> tuple[Sequence[Tensor], list[Labels]]:
+    """For each image (n, 2), level and index of its positives, and their labels."""
     model = adapter.model
-    rows = ((matched_classes >= 0) & (matched_classes < adapter.num_classes)).nonzero().squeeze(1)
+    classes, boxes = (torch.stack(of_images) for of_images in matches)
+    positive = (classes >= 0) & (classes < adapter.num_classes)
+    counts = positive.sum(dim=1).tolist()
+    image, rows = positive.nonzero().unbind(1)
     anchors = adapter.anchors_of(features, recording)
     ends = torch.tensor([len(of_level) for of_level in anchors], device=rows.device).cumsum(0)
     level = torch.bucketize(rows, ends, right=True)
     first = torch.cat([ends.new_zeros(1), ends[:-1]])[level]
-    origins = torch.stack([level, rows - first], dim=1)
-    chosen = adapter.anchors_at(features, [origins], recording)
-    deltas = chosen.read(predictions[1], 4).detach()
-    boxes = model.box2box_transform.apply_deltas(deltas, chosen.boxes)
-    return origins, Labels.of_matches(matched_classes[rows], boxes, matched_boxes[rows])
+    origins = torch.stack([level, rows - first], dim=1).split(counts)
+    chosen = adapter.anchors_at(features, origins, recording)
+    predicted = model.box2box_transform.apply_deltas(chosen.read(deltas, 4), chosen.boxes)
+    labels = Labels.of_matches(classes[image, rows], predicted, boxes[image, rows])
+    return origins, labels.split(counts)
 
 
 def _logit_maps(
@@ -160,12 +162,14 @@ def _logit_maps(
     predictor, tower = next(iter(adapter.towers.items()))
     rows = getattr(adapter.model.head, predictor).weight
     rows = rows[anchors.number * adapter.num_classes + trace.classes]
-    kernels = [conv.weight for conv in convolutions(adapter.tower(tower))]
-    of_layers = zip(*trace.places.masks[tower], strict=True)
-    derivatives = [[of_level.whole() for of_level in levels] for levels in of_layers]
+    of_layers = list(zip(*trace.places.masks[tower], strict=True))
+    active = [[of_level.active for of_level in levels] for levels in of_layers]
+    layers = [
+        ConvLayer(conv.weight, level_scales(levels))
+        for conv, levels in zip(convolutions(adapter.tower(tower)), of_layers, strict=True)
+    ]
     if not (training.second_order and training.trains):
         rows = rows.detach()
-        kernels = [kernel.detach() for kernel in kernels]
-        derivatives = [[x.detach() for x in levels] for levels in derivatives]
+        layers = [ConvLayer(w.detach(), s if s is None else s.detach()) for w, s in layers]
     sigma = settings.smoothing_sigma
-    return cell_heat_maps(kernels, rows, derivatives, trace.features, anchors.cells, sigma)
+    return cell_heat_maps(layers, rows, active, trace.features, anchors.cells, sigma)

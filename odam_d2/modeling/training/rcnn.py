@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from weakref import WeakSet
 
 import torch
@@ -13,12 +15,11 @@ from torch import Tensor, nn
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.adapters.pooled_calls import Regions
-from odam_d2.modeling.adapters.pooled_heads import Stage
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.attribution.pooled import stage_windows
 from odam_d2.modeling.errors import UnsupportedModelError
-from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, choose
+from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, limited
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import in_evaluation
 from odam_d2.modeling.views import Call, Viewed, with_overrides, with_replaced
@@ -31,6 +32,10 @@ __all__: list[str] = []
 # ROI heads that were seen to do with proposals what is explained, once, with a few of them.
 _CHECKED: WeakSet[nn.Module] = WeakSet()
 _FEW = 2
+
+# Windows that are computed together, in units of what explaining allows. A graph keeps them all
+# anyway, however they are divided.
+_KEPT_CHUNKS = 8
 
 
 @training_view.register
@@ -66,7 +71,7 @@ def _relu(x: Tensor) -> Tensor:
     ReLU whose derivative counts as a constant, which it is nearly everywhere. Differentiating
     torch's own twice sends zeros back through the whole head, and through RoIAlign.
     """
-    return torch.where(x > 0, x, torch.zeros_like(x))
+    return x.masked_fill(x <= 0, 0)
 
 
 class _ConstantMask(Viewed):
@@ -149,10 +154,11 @@ def _positives(
         if adapter.model.roi_heads not in _CHECKED:
             _check_heads(adapter, images, features, [given[:_FEW] for given in matched[0][1]])
             _CHECKED.add(adapter.model.roi_heads)
-        return [
-            _stage_positives(adapter, stage, images, levels, said, given, training, settings)
-            for stage, (said, given) in zip(adapter.head.stages, matched, strict=True)
-        ]
+        groups = limited(*_labels(adapter, matched), training.max_samples)
+        boxes, labels = zip(*groups, strict=True)
+        found = _maps(adapter, images, levels, boxes, labels, training, settings)
+        stages = len(matched)
+        return [found[stage::stages] for stage in range(stages)]
 
 
 @torch.no_grad()
@@ -182,62 +188,81 @@ def _check_heads(
     heads.forward(images, features, list(proposals))
 
 
-def _stage_positives(
+@torch.no_grad()
+def _labels(adapter: RCNNAdapter, matched: Sequence[tuple]) -> tuple[list[Tensor], list[Labels]]:
+    """
+    Of each stage of each image, image by image, the proposals that were matched with an object,
+    (n, 4), and which one that is.
+    """
+    given = [of_image for _, of_stage in matched for of_image in of_stage]
+    classes = torch.cat([x.gt_classes for x in given])
+    proposals = torch.cat([x.proposal_boxes.tensor for x in given])
+    # Without any object in an image Detectron2 sets no boxes there.
+    with_objects = [x.gt_boxes if x.has("gt_boxes") else x.proposal_boxes for x in given]
+    objects = torch.cat([x.tensor for x in with_objects])
+    rows = ((classes >= 0) & (classes < adapter.num_classes)).nonzero().squeeze(1)
+    ends = [0, *accumulate(map(len, given))]
+    on_host = rows.tolist()
+    before = [bisect_left(on_host, end) for end in ends]
+    counts = [end - start for start, end in pairwise(before)]
+    proposals, classes = proposals[rows], classes[rows]
+    images, boxes = len(given) // len(matched), []
+    for number, (stage, (predictions, _)) in enumerate(
+        zip(adapter.head.stages, matched, strict=True)
+    ):
+        first, last = number * images, (number + 1) * images
+        here = slice(before[first], before[last])
+        of_rows = tuple(part[rows[here] - ends[first]] for part in predictions)
+        alone = [Instances((0, 0), proposal_boxes=Boxes(proposals[here]))]
+        (of_classes,) = stage.predictor.predict_boxes(of_rows, alone)
+        of_classes = of_classes.view(len(of_rows[0]), of_classes.shape[1] // 4, 4)
+        # One box for each class, or one for all of them.
+        row = torch.arange(len(of_classes), device=rows.device)
+        boxes.append(of_classes[row, classes[here] if of_classes.shape[1] > 1 else 0])
+    labels = Labels.of_matches(classes, torch.cat(boxes), objects[rows]).split(counts)
+    by_image = [n for image in range(images) for n in range(image, len(given), images)]
+    of_groups = proposals.split(counts)
+    return [of_groups[n] for n in by_image], [labels[n] for n in by_image]
+
+
+def _maps(
     adapter: RCNNAdapter,
-    stage: Stage,
     images: ImageList,
     features: list[Tensor],
-    predictions: tuple[Tensor, ...],
-    proposals: list[Instances],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Labels],
     training: OdamTraining,
     settings: ExplainSettings,
 ) -> list[Positives]:
-    boxes, labels = [], []
-    start = 0
-    for given in proposals:
-        of_image = tuple(part[start : start + len(given)].detach() for part in predictions)
-        start += len(given)
-        found, of_labels = _labels(stage, of_image, given, adapter.num_classes)
-        index = choose(of_labels, training.max_samples)
-        boxes.append(found[index])
-        labels.append(of_labels[index])
-    if not any(len(of_image) for of_image in boxes):
+    """
+    Of groups of positives, one for each stage of each image.
+
+    Args:
+        boxes: (n, 4) that each group was pooled from.
+    """
+    if not any(map(len, boxes)):
         none = features[0].new_zeros((0, 0, 0))
-        return [Positives(none, of_labels) for of_labels in labels]
-    classes = [of_labels.classes for of_labels in labels]
+        return [Positives(none, of_group) for of_group in labels]
+    stages = len(adapter.head.stages)
+    classes = [of_group.classes for of_group in labels]
+    of_images = [torch.cat(classes[n : n + stages]) for n in range(0, len(classes), stages)]
     with torch.autocast(features[0].device.type, enabled=False):
         features = [precise(feature) for feature in features]
-        regions = Regions(torch.cat([b.tensor for b in boxes])[:, None])
-        trace = adapter.trace_regions(images, features, regions, classes)
-        gradient = _logit_gradients(adapter, stage, boxes, trace, training)
-        values, origins = stage_windows(
-            adapter, trace, 0, gradient[:, None], settings.smoothing_sigma, settings.max_bytes
-        )
+        regions = Regions(torch.cat(list(boxes))[:, None])
+        trace = adapter.trace_regions(images, features, regions, of_images)
+        gradient = _logit_gradients(adapter, trace, of_images, classes, training)
+        max_bytes = _KEPT_CHUNKS * settings.max_bytes
+        sigma = settings.smoothing_sigma
+        values, origins = stage_windows(adapter, trace, 0, gradient[:, None], sigma, max_bytes)
         windows = (values.relu(), origins)
         return positives(adapter, trace, windows, labels, training.grid_stride)
 
 
-def _labels(
-    stage: Stage, predictions: tuple[Tensor, ...], given: Instances, num_classes: int
-) -> tuple[Boxes, Labels]:
-    """The proposals of an image that were matched with an object, and which one that is."""
-    rows = ((given.gt_classes >= 0) & (given.gt_classes < num_classes)).nonzero().squeeze(1)
-    chosen, classes = given.proposal_boxes[rows], given.gt_classes[rows]
-    matched = Instances(given.image_size, proposal_boxes=chosen)
-    (boxes,) = stage.predictor.predict_boxes(tuple(p[rows] for p in predictions), [matched])
-    boxes = boxes.view(len(rows), boxes.shape[1] // 4, 4)
-    # One box for each class, or one for all of them.
-    boxes = boxes[torch.arange(len(rows)), classes if boxes.shape[1] > 1 else 0]
-    # Without any object in the image Detectron2 sets no boxes.
-    gt_boxes = given.gt_boxes.tensor[rows] if given.has("gt_boxes") else boxes
-    return chosen, Labels.of_matches(classes, boxes, gt_boxes)
-
-
 def _logit_gradients(
     adapter: RCNNAdapter,
-    stage: Stage,
-    boxes: Sequence[Boxes],
     trace: Trace,
+    of_images: Sequence[Tensor],
+    classes: Sequence[Tensor],
     training: OdamTraining,
 ) -> Tensor:
     """
@@ -246,15 +271,25 @@ def _logit_gradients(
 
     Positives are pooled and read once more: a gradient through all the proposals of a batch would
     cost four times as much.
+
+    Args:
+        of_images: the classes of each image's positives.
+        classes: those of each group, one for each stage of each image.
     """
-    pooled = adapter.head.pooler(trace.features, list(boxes))
+    boxes = trace.places.boxes[:, 0].split([len(of_image) for of_image in of_images])
+    pooled = adapter.head.pooler(trace.features, [Boxes(of_image) for of_image in boxes])
     create_graph = training.second_order and training.trains
     with torch.enable_grad():
         if not create_graph:
             pooled = pooled.detach()
         if not pooled.requires_grad:
             pooled.requires_grad_()
-        logits = stage.predict(pooled)[0]
-        chosen = logits.gather(1, trace.classes[:, None]).sum()
-        (gradient,) = torch.autograd.grad(chosen, pooled, create_graph=create_graph)
+        groups, stages = pooled.split([len(of_group) for of_group in classes]), adapter.head.stages
+        logits = []
+        for number, stage in enumerate(stages):
+            of_stage = torch.cat(list(classes[number :: len(stages)]))
+            if len(of_stage):
+                said = stage.predict(torch.cat(groups[number :: len(stages)]))[0]
+                logits.append(said.gather(1, of_stage[:, None]).sum())
+        (gradient,) = torch.autograd.grad(logits, pooled, create_graph=create_graph)
     return gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import singledispatch
 
@@ -48,19 +49,23 @@ def positives(
     stride: float,
 ) -> list[Positives]:
     """
-    What a loss sees of each image.
+    What a loss sees of groups of positives, as many for each image.
 
     Args:
         trace: of the chosen positives of the batch, N > 0.
         windows: their maps (N, 1, h, w), with a graph, and origins (N, 2).
-        labels: of each image's.
+        labels: of each group, image by image.
         stride: pixels of the network's input per cell of the grid for all maps of an image.
     """
     values, origins = windows
     geometry = level_geometry(adapter, trace, origins)
     maps = Targets([ClassScore("class", None, "logit")]).maps(values, **geometry)
-    split = maps.split([len(of_image) for of_image in labels])
+    sizes = [tuple(math.ceil(side / stride) for side in size) for size in trace.image_sizes]
+    largest = tuple(map(max, zip(*sizes, strict=True)))
+    of_groups = maps.resampled(stride, largest)[:, 0].split([len(x) for x in labels])
+    each = len(labels) // len(sizes)
+    grids = [size for size in sizes for _ in range(each)]
     return [
-        Positives(of_image.on_grid(stride)[:, 0], of_labels)
-        for of_image, of_labels in zip(split, labels, strict=True)
+        Positives(of_group[:, :rows, :columns], of_labels)
+        for of_group, of_labels, (rows, columns) in zip(of_groups, labels, grids, strict=True)
     ]
