@@ -94,6 +94,7 @@ def test_what_is_no_model(model):
         ({"chunk_mb": float("inf")}, "chunk_mb is inf"),
         ({"class_names": "robot"}, "must be a list of names"),
         ({"class_names": 3}, "must be a list of names"),
+        ({"class_names": ["robot", 3]}, "must be a list of names"),
         ({"layer": ["res4"]}, "layer is"),
         ({"record": "yes"}, "record is 'yes'"),
         ({"d_rise": {}}, "must be DRiseSettings"),
