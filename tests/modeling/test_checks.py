@@ -67,9 +67,12 @@ def test_what_reads_another_level_is_seen_though_it_cancels():
 
 
 def test_a_backbone_may_round_otherwise_with_a_graph():
-    """On a layer it runs once more; by a little more than heads are allowed to."""
+    """
+    On a layer it runs once more. Scores of this model change by an eighth of what its features do:
+    by 2^-11, more than the 2^-13 of heads, and less than the 2^-9 of backbones.
+    """
     model = zoo_model(FASTER_RCNN, opts=SLIM)
-    change = 2.0**-11
+    change = 2.0**-8
 
     class Rounding(type(model.backbone)):
         def forward(self, x):
@@ -79,6 +82,6 @@ def test_a_backbone_may_round_otherwise_with_a_graph():
     model.backbone.__class__ = Rounding
     (found,) = explain(model, two_images()[:1], layer="res4")
     assert found["instances"].odam_maps.values.any()
-    change = 2.0**-5
+    change = 2.0**-4
     with pytest.raises(UnsupportedModelError, match="do not come from the head"):
         explain(model, two_images()[:1], layer="res4")
