@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .case import RIGHT, Case, expect
+from .case import RIGHT, Case, expect, put
 from .material import NAMES, SMALL, coco, config_file, entries, register
 from .tools import Ran, judge, tool
 
@@ -86,13 +86,7 @@ def _file(name: str, change: Callable[[dict], object], expected: str, folder: Pa
 
 
 def _put(part: str, index: int, path: tuple, value: object, content: dict) -> None:
-    place = content[part][index]
-    for step in path[:-1]:
-        place = place[step]
-    if value is KeyError:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
+    put(content[part][index], path, value)
 
 
 def _whole_value(part: str, value: object, content: dict) -> None:

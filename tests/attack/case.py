@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["RIGHT", "Case", "Refused", "Running", "Wrong", "attempt", "expect", "refused"]
+__all__ = ["RIGHT", "Case", "Refused", "Running", "Wrong", "attempt", "expect", "put", "refused"]
 
 RIGHT = "right"
 _WALL = 10
@@ -174,6 +175,17 @@ def _child(case: Case, folder: Path, pipe: int) -> None:
         verdict = ("wrong", f"{type(error).__name__} at {place}: {' '.join(str(error).split())}")
     os.write(pipe, json.dumps((verdict[0], verdict[1][:1500])).encode())
     os._exit(0)
+
+
+def put(place: Any, path: tuple, value: object) -> None:
+    """Set what lies at a path of keys and indices; ``KeyError`` as the value removes it."""
+    *above, last = path
+    for step in above:
+        place = place[step]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
 
 
 def limit(seconds: int, memory: int) -> None:

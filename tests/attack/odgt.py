@@ -8,7 +8,7 @@ from random import Random
 
 from PIL import Image
 
-from .case import RIGHT, Case, Refused, expect
+from .case import RIGHT, Case, Refused, expect, put
 
 __all__ = ["cases"]
 
@@ -81,13 +81,7 @@ def _changed(path: tuple, value: object, line: int, must: bool, folder: Path) ->
         record["gtboxes"] = [
             {**record["gtboxes"][0], "tag": "person", "extra": {}, "head_attr": {}}
         ]
-    place = records[line]
-    for step in path[:-1]:
-        place = place[step]
-    if value is KeyError:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
+    put(records[line], path, value)
     found = load(_lines(records), folder)
     if isinstance(found, Refused):
         expect(f"line {line + 1}" in found, f"line {line + 1} is not named: {found}")

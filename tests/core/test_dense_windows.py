@@ -20,15 +20,6 @@ from odam_d2.core.window_cells import OutputCells, WindowCells
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny tensors: threads that wait for one another cost more than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Tower:
     """A dense head as an nn.Sequential, its maps on some levels, and autograd as the oracle."""
 

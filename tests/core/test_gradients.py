@@ -12,15 +12,6 @@ from odam_d2.core.gradients import batched_gradients, gradient_heat_maps, precis
 from odam_d2.core.heatmap import smooth
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny tensors: threads that wait for one another cost more than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Halve(torch.autograd.Function):
     """Not vectorisable: its backward looks at a value, which vmap cannot know."""
 
