@@ -172,7 +172,7 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         pairs = [
             (int(chosen[detection]), number)
             for detection, number in pairs
-            if all(share == 1 for share in objects[number].get("visibility", {}).values())
+            if _is_visible(objects[number])
         ]
         return pairs if self.settings.per_image < 0 else pairs[: self.settings.per_image]
 
@@ -219,3 +219,9 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         height, width = given["image"].shape[-2:]
         resized = cv2.resize(np.ascontiguousarray(picture), (width, height))
         return torch.as_tensor(resized).permute(2, 0, 1)
+
+
+def _is_visible(annotation: dict) -> bool:
+    """Whether nothing hides an object or the part that decides its class, where that is told."""
+    visibility = annotation.get("visibility", {})
+    return all(visibility.get(what, 1) == 1 for what in ("object", "class"))

@@ -88,13 +88,18 @@ def tables(found: Mapping[str, Mapping]) -> str:
     parts = [
         f"In % of the effect of removing {cause}, with 95 % intervals over images; bold is ahead.\n"
     ]
+    if COMPARED[0] not in found:
+        parts.append(
+            f"Without {COMPARED[0]} among the methods it is not known whether maps tell more than "
+            "where the box is.\n"
+        )
     for reading in READINGS:
         parts.append(
             f"{_WORDS[reading]}, {fills[0]}:\n\n{_main(measured, reading, groups, fills[0])}"
         )
     for name, key in (("fill", "recovery"), ("area, in areas of the part", "areas")):
-        for group in groups:
-            parts.append(f"{group} by {name}:\n\n{_by(measured, key, group)}")
+        if any(_any(measured, key, "place", group) for group in groups):
+            parts += [f"{group} by {name}:\n\n{_by(measured, key, group)}" for group in groups]
     parts.append(f"Edits that change other detections, in %:\n\n{_others(measured, fills)}")
     return "\n".join(parts)
 
@@ -113,14 +118,21 @@ def _main(found: Mapping[str, Mapping], reading: str, groups: Sequence[str], fil
                 ahead = of_method["ahead_of"].get(name, {}).get(reading, {}).get(group, {})
                 line.append(_cell(ahead.get(fill), sign=True))
         lines.append([*line, _objects(of_method, reading, fill)])
-    first = next(iter(found.values()))
-    for name in next(iter(first["references"][reading].values()), {}):
-        line = [_REFERENCES[name]]
-        for group in groups:
-            line.append(_cell(first["references"][reading].get(group, {}).get(name)))
-            line += [""] * len(others)
-        lines.append([*line, ""])
+    gap = [""] * len(others)
+    for name in next(iter(next(iter(found.values()))["references"][reading].values()), {}):
+        cells = [_any(found, "references", reading, group).get(name) for group in groups]
+        line = [part for cell in cells for part in (_cell(cell), *gap)]
+        lines.append([_REFERENCES[name], *line, ""])
+    means = [_any(found, "causes", reading, group).get(fill) for group in groups]
+    line = [part for mean in means for part in ("" if mean is None else f"{mean:.2f}", *gap)]
+    lines.append(["the effect itself (probability, px)", *line, ""])
     return _table([*head, "objects"], lines)
+
+
+def _any(found: Mapping[str, Mapping], key: str, reading: str, group: str) -> Mapping:
+    """What is the same for all methods, of the first one that has maps of a group."""
+    by_group = (of_method[key][reading] for of_method in found.values())
+    return next((figures[group] for figures in by_group if group in figures), {})
 
 
 def _objects(found: Mapping, reading: str, fill: str) -> str:
@@ -130,7 +142,7 @@ def _objects(found: Mapping, reading: str, fill: str) -> str:
 
 def _by(found: Mapping[str, Mapping], key: str, group: str) -> str:
     """A line for each method, a column for each fill or area, in both readings."""
-    names = list(next(iter(next(iter(found.values()))[key]["place"].values())))
+    names = list(_any(found, key, "place", group))
     head = ["method", *(f"{reading}: {name}" for reading in READINGS for name in names)]
     lines = [
         [method, *(_cell(of_method[key][reading].get(group, {}).get(name), interval=False)
@@ -157,9 +169,13 @@ def _plot(found: Mapping[str, Mapping], path: Path) -> None:
     if not groups:
         path.unlink(missing_ok=True)  # of an earlier run
         return
-    figure, axes = plt.subplots(1, 1 + len(groups), figsize=(4.5 + 3 * len(groups), 3.6))
+    curves = [group for group in groups if _known_areas(found, group)]
+    figure, axes = plt.subplots(
+        1, 1 + len(curves), figsize=(4.5 + 3 * len(curves), 3.6), squeeze=False
+    )
+    axes = axes[0]
     _bars(axes[0], found, groups)
-    for axis, group in zip(axes[1:], groups, strict=True):
+    for axis, group in zip(axes[1:], curves, strict=True):
         _curves(axis, found, group)
     for axis in axes:
         axis.axhline(100, color="#8c96a3", linewidth=0.8, linestyle=":")
@@ -191,13 +207,22 @@ def _bars(axis: plt.Axes, found: Mapping[str, Mapping], groups: Sequence[str]) -
     axis.legend(fontsize=7, frameon=False)
 
 
+def _known_areas(found: Mapping[str, Mapping], group: str) -> dict[str, dict[float, Mapping]]:
+    """Recovery by area of each method: in place, where that is known."""
+    return {
+        method: known
+        for method, of_method in found.items()
+        for reading in reversed(READINGS)
+        if (known := {float(area): figures
+                      for area, figures in of_method["areas"][reading].get(group, {}).items()
+                      if figures})
+    }  # fmt: skip
+
+
 def _curves(axis: plt.Axes, found: Mapping[str, Mapping], group: str) -> None:
-    for number, (method, of_method) in enumerate(found.items()):
-        by_area = of_method["areas"]["place"].get(group, {})
-        known = {float(area): figures for area, figures in by_area.items() if figures}
-        if not known:
-            by_area = of_method["areas"]["detection"].get(group, {})
-            known = {float(area): figures for area, figures in by_area.items() if figures}
+    curves = _known_areas(found, group)
+    for number, method in enumerate(found):
+        known = curves.get(method, {})
         color = COLORS[number % len(COLORS)]
         axis.plot(list(known), [f["value"] for f in known.values()], color=color, label=method)
         low, high = ([f[end] for f in known.values()] for end in ("low", "high"))

@@ -247,6 +247,23 @@ def test_tables_and_files(dataset, tmp_path):
     assert (tmp_path / "causal_recovery.png").stat().st_size > 5000
 
 
+def test_a_method_of_the_class_alone_leaves_the_others_their_columns(dataset, tmp_path):
+    effects = {}
+    for name, maps in (("d_rise", maps_of(torch.ones(2, 1, HEIGHT, WIDTH))), ("odam", spots(TRUE))):
+        model = causal_detector()
+        evaluator = CausalRecoveryEvaluator(NAME, settings=MEAN_ONLY, model=model, targets=TARGETS)
+        run(evaluator, model, maps)
+        effects[name] = evaluator.effects
+    lines = compare_recovery(tmp_path, effects).read_text().splitlines()
+    assert lines[2].startswith("Without side_middle among the methods")
+    place = {line.split(" | ")[0]: line.split(" | ") for line in reversed(lines)}
+    # method, class, class - odam, sides, sides - odam, objects
+    assert place["| d_rise"][3:5] == ["", ""]
+    assert place["| odam"][3] == "100 [100, 100]"
+    assert place["| the effect itself (probability, px)"][3] == f"{8 * (1 - MEAN):.2f}"
+    assert place["| a random place"][3]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
