@@ -34,8 +34,9 @@ def _add_odam_keys(cfg: CN) -> None:
 
     # How maps are made: "odam", or for comparison "grad_cam", "grad_cam_pp" (Grad-CAM++),
     # "input_gradient" (each a backward pass for each map), "box_blob", "box_centre", "side_middle"
-    # (places of the predicted box, whatever the image shows), or "d_rise", which runs the detector
-    # on thousands of masked images; TARGETS must then be ["class"].
+    # (places of the predicted box, whatever the image shows), "rise", which runs the detector on
+    # about two hundred masked images, for all maps, or "d_rise", on thousands; TARGETS must be
+    # ["class"] for that one.
     cfg.MODEL.ODAM.METHOD = "odam"
 
     # The class score that is differentiated: "probability" (what detections are ranked by) or
@@ -62,6 +63,7 @@ def _add_odam_keys(cfg: CN) -> None:
     cfg.MODEL.ODAM.CHUNK_MB = 64
 
     cfg.MODEL.ODAM.D_RISE = _d_rise_keys()
+    cfg.MODEL.ODAM.RISE = _rise_keys()
     cfg.MODEL.ODAM.LOSS = _loss_keys()
     cfg.MODEL.ODAM.NMS = _nms_keys()
 
@@ -95,6 +97,40 @@ def _d_rise_keys() -> CN:
     # Folder where sums are kept, so that an interrupted run goes on where it was; "" is none.
     d_rise.STATE_DIR = ""
     return d_rise
+
+
+def _rise_keys() -> CN:
+    """Of MODEL.ODAM.METHOD "rise". Lengths are shares of a box: of the mean of its sides."""
+    rise = CN()
+
+    # Masked images that the detector sees for each image. 1 or more.
+    rise.NUM_MASKS = 192
+
+    # Length of the cells of the random grid that becomes masks. Above 0.
+    rise.CELL = 1 / 8
+
+    # Masks that share a grid, each of which hides other cells of it. 2 or more: with 4, a mask
+    # hides a quarter of the image.
+    rise.PARTS = 4
+
+    # Standard deviation of the Gaussian by which what is hidden is blurred. Above 0.
+    rise.BLUR = 1 / 7
+
+    # Standard deviation of the Gaussian that smooths the maps. 0 is no smoothing.
+    rise.SMOOTHING = 1 / 28
+
+    # Masked images that the detector sees at once: speed against memory.
+    rise.BATCH_SIZE = 8
+
+    # Seed of the masks.
+    rise.SEED = 0
+
+    # Masks between two saves.
+    rise.CHECK_EVERY = 64
+
+    # Folder where what was read is kept, so that an interrupted run goes on; "" is none.
+    rise.STATE_DIR = ""
+    return rise
 
 
 def _loss_keys() -> CN:

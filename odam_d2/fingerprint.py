@@ -47,6 +47,7 @@ NEVER_MATTERS = {
     "VIS_PERIOD": "pictures for TensorBoard while training",
     "MODEL.ODAM.LOSS.VIS_PERIOD": "the same",
     "MODEL.ODAM.D_RISE.STATE_DIR": "where sums are kept; they have fingerprints of their own",
+    "MODEL.ODAM.RISE.STATE_DIR": "the same",
     "SOLVER.CHECKPOINT_PERIOD": "how often a training is saved",
     "TEST.EXPECTED_RESULTS": "what figures are compared with afterwards",
 }
@@ -91,6 +92,7 @@ ONLY_FOR_TESTING = {
     "MODEL.ODAM.TARGETS": "which maps are made of a trained detector",
     "MODEL.ODAM.METHOD": "how they are made",
     "MODEL.ODAM.D_RISE": "the same",
+    "MODEL.ODAM.RISE": "the same",
     "TEST.DETECTIONS_PER_IMAGE": "which detections are returned",
     "TEST.AUG": "test-time augmentation",
     "TEST.ODAM": "evaluators of heat maps",

@@ -55,8 +55,12 @@ _OF_MAPS = tuple(
         "LAYER",
         "NORM_STATISTICS",
         "D_RISE",
+        "RISE",
     )
 )
+
+# Methods that keep what they have of an image, and their nodes in MODEL.ODAM.
+_OF_MASKS = {"d_rise": "D_RISE", "rise": "RISE"}
 
 
 def evaluate_methods(
@@ -120,14 +124,15 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ODAM.METHOD = method
+    if method == "d_rise":
+        cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.SCORE = ["class"], "probability"
+    if method in _OF_MASKS:  # settings of the others that are compared: these differentiate nothing
+        cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
+        node = cfg.MODEL.ODAM[_OF_MASKS[method]]
+        node.STATE_DIR = node.STATE_DIR or str(output / method)
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         merge_opts(cfg, [f"MODEL.ODAM.{key.strip().upper()}", value.strip()])
-    if method == "d_rise":
-        cfg.MODEL.ODAM.TARGETS = ["class"]
-        # Of the other methods that are compared: D-RISE differentiates nothing.
-        cfg.MODEL.ODAM.SCORE, cfg.MODEL.ODAM.SMOOTHING_SIGMA = "probability", 0.0
-        cfg.MODEL.ODAM.D_RISE.STATE_DIR = cfg.MODEL.ODAM.D_RISE.STATE_DIR or str(output / "d_rise")
     cfg.freeze()
     return cfg
 
@@ -136,8 +141,8 @@ def _fingerprint(cfg: CfgNode, settings: ExplainSettings, *without: str) -> dict
     """What figures depend on, beside the images, without some more keys."""
     left_out = ONLY_FOR_TRAINING | dict.fromkeys(without, "of another evaluator or method")
     left_out["TEST.ODAM.EVALUATORS"] = "which figures there are"
-    if settings.method != "d_rise":
-        left_out["MODEL.ODAM.D_RISE"] = "of another method"
+    others = {node for method, node in _OF_MASKS.items() if method != settings.method}
+    left_out |= {f"MODEL.ODAM.{node}": "of another method" for node in others}
     return {**of_detector(cfg, left_out), "class_names": settings.class_names}
 
 

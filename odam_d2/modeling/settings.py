@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -13,67 +13,17 @@ from odam_d2.core.ranges import check_flag, check_number, check_one_of, check_te
 from odam_d2.core.targets import DEFAULT_TARGETS
 
 from .attribution.registry import ODAM_METHOD_REGISTRY, Method, method_names
+from .mask_settings import DRiseSettings, MaskSettings, RiseSettings
 from .nms import Postprocessor, build_odam_nms
 
-__all__ = ["NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings"]
+__all__ = ["NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings", "RiseSettings"]
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("constant", "exact")
 
 # Far beyond what has a use, and still computed.
 _MAX_NUMBER = 10**9
-_MAX_GRID = 1000  # cells along a side of a grid of masks
 _MAX_SIGMA = 1000  # standard deviation of smoothing, in cells
-
-
-@dataclass(frozen=True)
-class DRiseSettings:
-    """
-    Attributes:
-        num_masks: masks of each image, at most.
-        grid: rows and columns of the coarse random grid.
-        keep_prob: probability that a cell of it is seen.
-        batch_size: masked images that the detector sees at once.
-        seed: of the masks; the n-th mask of an image depends on nothing else.
-        settled: stop once every map is as reliable as this, see
-            :func:`odam_d2.core.rise.reliability`; 1 is never.
-        check_every: masks between two looks whether maps have settled, and two saves.
-        state_dir: folder where sums are kept, so that an interrupted run goes on; "" for none.
-        named_by_keys: whether messages name the keys of a config, or arguments.
-    """
-
-    num_masks: int = 5000
-    grid: int = 16
-    keep_prob: float = 0.5
-    batch_size: int = 8
-    seed: int = 0
-    settled: float = 0.99
-    check_every: int = 200
-    state_dir: str = ""
-    named_by_keys: bool = field(default=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        name = self.argument
-        for count in ("num_masks", "batch_size", "check_every"):
-            check_number(name(count), getattr(self, count), "1 or more", 1, _MAX_NUMBER, whole=True)
-        check_number(name("grid"), self.grid, f"1 to {_MAX_GRID}", 1, _MAX_GRID, whole=True)
-        words = f"a whole number of at most {_MAX_NUMBER} in size"
-        check_number(name("seed"), self.seed, words, -_MAX_NUMBER, _MAX_NUMBER, whole=True)
-        words = "above 0 and below 1"
-        check_number(name("keep_prob"), self.keep_prob, words, 0, 1, above=True, below=True)
-        words = "above 0, and 1 at most"
-        check_number(name("settled"), self.settled, words, 0, 1, above=True)
-        check_text(name("state_dir"), self.state_dir)
-
-    def argument(self, name: str) -> str:
-        """A setting as whoever gave it knows it."""
-        return f"MODEL.ODAM.D_RISE.{name.upper()}" if self.named_by_keys else name
-
-    @classmethod
-    def from_config(cls, node: CfgNode) -> DRiseSettings:
-        """The settings in ``cfg.MODEL.ODAM.D_RISE``."""
-        names = [f.name for f in fields(cls) if f.name != "named_by_keys"]
-        return cls(**{name: node[name.upper()] for name in names}, named_by_keys=True)
 
 
 @dataclass(frozen=True)
@@ -95,6 +45,7 @@ class ExplainSettings:
         record: whether outputs have all candidates and what became of them, too; needs ``nms``.
         method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
         d_rise: what the method ``"d_rise"`` does.
+        rise: what the method ``"rise"`` does.
         named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
@@ -108,7 +59,8 @@ class ExplainSettings:
     nms: Postprocessor | None = None
     record: bool = False
     method: str | Method = "odam"
-    d_rise: DRiseSettings = DRiseSettings()
+    d_rise: DRiseSettings = field(default_factory=DRiseSettings)
+    rise: RiseSettings = field(default_factory=RiseSettings)
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,8 +97,12 @@ class ExplainSettings:
         listed = isinstance(names, Sequence) and not isinstance(names, str)
         if names is not None and not (listed and all(isinstance(name, str) for name in names)):
             raise InputError(f"class_names is {names!r}; it must be a list of names, or None")
-        if not isinstance(self.d_rise, DRiseSettings):
-            raise InputError(f"d_rise is {self.d_rise!r}; it must be DRiseSettings(...)")
+        kinds: dict[str, type[MaskSettings]] = {"d_rise": DRiseSettings, "rise": RiseSettings}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}; it must be {kind.__name__}(...)"
+                )
         if self.nms is not None and not (callable(self.nms) and hasattr(self.nms, "needs_maps")):
             raise InputError(
                 f"nms is {self.nms!r}; it must be what an entry of ODAM_NMS_REGISTRY returns, such "
@@ -183,7 +139,8 @@ class ExplainSettings:
             nms=build_odam_nms(cfg),
             record=node.NMS.RECORD,
             method=node.METHOD,
-            d_rise=DRiseSettings.from_config(node.D_RISE),
+            d_rise=DRiseSettings.from_config(node),
+            rise=RiseSettings.from_config(node),
             named_by_keys=True,
         )
 

@@ -10,7 +10,7 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, detections_error, two_images, z
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.attribution import method_names
-from odam_d2.modeling.settings import DRiseSettings
+from odam_d2.modeling.settings import DRiseSettings, RiseSettings
 
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 CASCADE_BOXES = ["MODEL.MASK_ON", False, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7)]
@@ -109,9 +109,8 @@ def test_input_gradient_equals_plain_autograd(name):
 def test_every_method_explains_the_same_detections_and_gives_the_model_back(slim_model, method):
     plain = slim_model(two_images())
     before = [(m.training, len(m._forward_hooks)) for m in slim_model.modules()]
-    found = explain(
-        slim_model, two_images(), ("class",), method=method, d_rise=DRiseSettings(num_masks=3)
-    )
+    few = {"d_rise": DRiseSettings(num_masks=3), "rise": RiseSettings(num_masks=3)}
+    found = explain(slim_model, two_images(), ("class",), method=method, **few)
     for ours, theirs in zip(found, plain, strict=True):
         assert (ours["instances"].scores == theirs["instances"].scores).all()
         boxes = ours["instances"].pred_boxes.tensor
@@ -136,9 +135,10 @@ def test_no_detection_gives_no_map(method):
 
 def test_methods_explain_given_boxes_too(slim_model):
     boxes, classes = [torch.tensor([[10.0, 20, 90, 100]])], [torch.tensor([3])]
-    for method in ("grad_cam", "input_gradient"):
+    few = {"rise": RiseSettings(num_masks=8)}
+    for method in ("grad_cam", "input_gradient", "rise"):
         (output,) = explain_boxes(
-            slim_model, two_images()[:1], boxes, classes, ("class", "left"), method=method
+            slim_model, two_images()[:1], boxes, classes, ("class", "left"), method=method, **few
         )
         assert output["instances"].odam_maps.values[0].any()
     with pytest.raises(InputError, match="boxes need another method"):
@@ -151,6 +151,8 @@ def test_methods_explain_given_boxes_too(slim_model):
         ({"method": "gradcam"}, "'gradcam'; it must be one of odam, box_blob, box_centre, "),
         ({"method": "d_rise", "targets": ("class", "left")}, "not 'left'"),
         ({"method": "input_gradient", "layer": "res4"}, "leave layer empty"),
+        ({"method": "rise", "layer": "res4"}, "layer is 'res4'; RISE differentiates nothing"),
+        ({"method": "rise", "smoothing_sigma": 1.0}, "smoothing_sigma is 1.0; RISE"),
     ],
 )
 def test_what_cannot_be_is_told(slim_model, settings, message):
@@ -165,3 +167,12 @@ def test_what_cannot_be_is_told(slim_model, settings, message):
 def test_d_rise_settings_are_checked(field, value):
     with pytest.raises(InputError, match=f"{field} is {value}"):
         DRiseSettings(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_masks", 0), ("cell", 0), ("parts", 1), ("blur", 0), ("smoothing", -1)],
+)
+def test_rise_settings_are_checked(field, value):
+    with pytest.raises(InputError, match=f"{field} is {value}"):
+        RiseSettings(**{field: value})

@@ -41,6 +41,8 @@ ANYTHING = {
     "MODEL.ODAM.LAYER": ["no such thing"],  # refused when the model is there
     "MODEL.ODAM.D_RISE.STATE_DIR": ["no such thing"],
     "MODEL.ODAM.D_RISE.SEED": [-1],
+    "MODEL.ODAM.RISE.STATE_DIR": ["no such thing"],
+    "MODEL.ODAM.RISE.SEED": [-1],
     "TEST.ODAM.EXPLANATION.FAITHFULNESS.SEED": [-1],
     "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE": [-1],
     "TEST.ODAM.EVALUATORS": [[]],

@@ -33,6 +33,7 @@ TESTS = {
         "tests/core/test_odam_train.py",
         "tests/modeling/test_training_loss.py",
     ],
+    "odam_d2/core/masks.py": ["tests/core/test_masks.py", "tests/modeling/test_rise_in_place.py"],
     "odam_d2/core/perturbation.py": [
         "tests/core/test_perturbation.py",
         "tests/evaluation/test_explanation_evaluator.py",

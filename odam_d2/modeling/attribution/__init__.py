@@ -8,12 +8,14 @@ from .d_rise import DRise
 from .gradients import GradientMethod
 from .head_maps import algorithm, head_maps
 from .registry import ODAM_METHOD_REGISTRY, Method, method_names
+from .rise import Rise
 
 __all__ = [
     "ODAM_METHOD_REGISTRY",
     "DRise",
     "GradientMethod",
     "Method",
+    "Rise",
     "algorithm",
     "head_maps",
     "method_names",

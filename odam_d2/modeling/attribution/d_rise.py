@@ -5,10 +5,8 @@ CVPR 2021). For comparison with the maps that gradients give.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +16,9 @@ from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import precise
+from odam_d2.core.masks import STRIDE
 from odam_d2.core.rise import reliability, rise_mask, similarity
-from odam_d2.files import read_torch, write_torch
-from odam_d2.fingerprint import describe, differences, digest, versions
+from odam_d2.fingerprint import describe, digest, versions
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
@@ -30,17 +28,13 @@ from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
 from .geometry import image_geometry
+from .masked_runs import StateFile, in_batches, refuse
 from .registry import ODAM_METHOD_REGISTRY, Method
 
-__all__ = ["PROBABILITIES", "STRIDE", "DRise", "d_rise_maps"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["PROBABILITIES", "DRise", "d_rise_maps"]
 
 PROBABILITIES = "class_probabilities"
 """Field (N, K) of the detections, where their detector tells."""
-
-STRIDE = 4
-"""Pixels per cell of the maps: masks vary no faster, and a sum of 5,000 fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +92,7 @@ def _detections(adapter: Adapter, trace: Trace | OutputsTrace) -> list[Instances
 @ODAM_METHOD_REGISTRY.register()
 def d_rise(settings: ExplainSettings) -> DRise:
     """D-RISE (Petsiuk et al., CVPR 2021)."""
-    for name, without in (("score", "probability"), ("smoothing_sigma", 0)):
-        if getattr(settings, name) != without:
-            raise InputError(
-                f"{settings.argument(name)} is {getattr(settings, name)!r}; D-RISE differentiates "
-                f"nothing, so it must be {without!r}"
-            )
-    if settings.layer:
-        raise InputError(
-            f"{settings.argument('method')} 'd_rise' makes maps on the image itself; leave "
-            f"{settings.argument('layer')} empty"
-        )
+    refuse(settings, "D-RISE", {"score": "probability", "smoothing_sigma": 0, "layer": ""})
     wrong = sorted(set(settings.targets) - {"class", "combined"})
     if wrong:
         raise InputError(
@@ -129,28 +113,22 @@ class _Sums:
 
     Args:
         shape: (N, h, w).
-        path: of the file; None for none.
-        fingerprint: what the sums depend on; those of another one are not gone on with.
+        file: where they are kept.
     """
 
-    def __init__(self, shape: tuple[int, int, int], path: Path | None, fingerprint: dict):
-        self.path, self.fingerprint = path, fingerprint
+    def __init__(self, shape: tuple[int, int, int], file: StateFile):
+        self.file = file
         self.halves, self.count = torch.zeros(2, *shape, dtype=torch.float64), 0
         self.settled = False
-        state = None if path is None else read_torch(path, self._is_state)
-        if state is None:
-            return
-        if why := differences(state["fingerprint"], fingerprint):
-            logger.info("%s is of an earlier run, and its sums are made again: %s.", path, why)
-        else:
+        state = file.read(self._is_state)
+        if state is not None:
             self.halves, self.count = state["halves"], state["count"]
             self.settled = state["settled"]
 
     def _is_state(self, state: dict) -> bool:
         halves = state["halves"]
         return (
-            isinstance(state["fingerprint"], dict)
-            and (halves.shape, halves.dtype) == (self.halves.shape, self.halves.dtype)
+            (halves.shape, halves.dtype) == (self.halves.shape, self.halves.dtype)
             and bool(halves.isfinite().all())
             and state["count"] >= 0
             and isinstance(state["settled"], bool)
@@ -166,11 +144,7 @@ class _Sums:
         self.halves, self.count = halves, count
 
     def save(self) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"halves": self.halves, "count": self.count, "settled": self.settled}
-        write_torch(self.path, {**state, "fingerprint": self.fingerprint})
+        self.file.write({"halves": self.halves, "count": self.count, "settled": self.settled})
 
     @property
     def mean(self) -> Tensor:
@@ -205,10 +179,9 @@ def d_rise_maps(
     image = given["image"]
     size = tuple(image.shape[-2:])
     grid = tuple(-(-side // STRIDE) for side in size)
-    path, fingerprint = _state_file(given, found, settings), {}
-    if path is not None:
-        fingerprint = _fingerprint(found, settings, detector)
-    sums = _Sums((len(found), *grid), path, fingerprint)
+    about = [image, found.pred_boxes.tensor, found.pred_classes]
+    file = StateFile.of(settings, about, lambda: _fingerprint(found, settings, detector))
+    sums = _Sums((len(found), *grid), file)
     if len(found):
         _run(detect, given, found, settings, sums)
     values = sums.mean[:, None].expand(-1, len(targets), -1, -1).to(precise(found.scores))
@@ -220,27 +193,23 @@ def _run(
     detect: Callable, given: dict, found: Instances, settings: DRiseSettings, sums: _Sums
 ) -> None:
     wanted = _probabilities(found, found)
-    bar = tqdm(total=settings.num_masks, initial=sums.count, desc="D-RISE", unit="mask",
-               leave=False, disable=None)  # fmt: skip
-    try:
-        while sums.count < settings.num_masks and not sums.settled:
-            numbers = range(sums.count, min(sums.count + settings.batch_size, settings.num_masks))
-            masks = torch.stack([_mask(given, number, settings) for number in numbers])
-            outputs = detect([_masked(given, mask) for mask in masks])
-            weights = torch.stack(
-                [_similarity(found, wanted, output["instances"]) for output in outputs]
-            )
-            before = sums.count // settings.check_every
-            sums.add(weights.cpu(), _cells(masks))
-            bar.update(len(numbers))
-            if sums.count // settings.check_every > before:
-                least = float(reliability(*sums.halves).min())
-                bar.set_postfix_str(f"reliability {least:.3f}")
-                sums.settled = least >= settings.settled
-                sums.save()
-    finally:
-        bar.close()
-        sums.save()
+
+    def see(numbers: range) -> None:
+        masks = torch.stack([_mask(given, number, settings) for number in numbers])
+        outputs = detect([_masked(given, mask) for mask in masks])
+        weights = torch.stack(
+            [_similarity(found, wanted, output["instances"]) for output in outputs]
+        )
+        sums.add(weights.cpu(), _cells(masks))
+
+    def settled(bar: tqdm) -> bool:
+        least = float(reliability(*sums.halves).min())
+        bar.set_postfix_str(f"reliability {least:.3f}")
+        sums.settled = least >= settings.settled
+        return sums.settled
+
+    if not sums.settled:
+        in_batches("D-RISE", sums.count, settings, see, sums.save, settled)
 
 
 def _mask(given: dict, number: int, settings: DRiseSettings) -> Tensor:
@@ -272,14 +241,6 @@ def _probabilities(found: Instances, like: Instances) -> Tensor:
     labels, known = found.pred_classes, like.pred_classes
     # Without knowing how many classes there are: those of the detections in question.
     return (labels[:, None] == known.unique()[None]).to(precise(found.scores))
-
-
-def _state_file(given: dict, found: Instances, settings: DRiseSettings) -> Path | None:
-    """Named after the image and its detections."""
-    if not settings.state_dir:
-        return None
-    about = [given["image"], found.pred_boxes.tensor, found.pred_classes]
-    return Path(settings.state_dir) / f"d_rise_{digest(about)}.pth"
 
 
 def _fingerprint(found: Instances, settings: DRiseSettings, detector: object) -> dict:

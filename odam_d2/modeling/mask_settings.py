@@ -1,0 +1,129 @@
+"""Settings of the methods that run a detector on masked images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, TypeVar
+
+from detectron2.config import CfgNode
+
+from odam_d2.core.ranges import check_number, check_text
+
+__all__ = ["DRiseSettings", "MaskSettings", "RiseSettings"]
+
+# Far beyond what has a use, and still computed.
+_MAX_NUMBER = 10**9
+_MAX_GRID = 1000  # cells along a side of a grid of masks
+_MAX_PARTS = 1000
+_MAX_LENGTH = 1000  # a length, in shares of a box
+
+S = TypeVar("S", bound="MaskSettings")
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """
+    What these methods have in common.
+
+    Attributes:
+        NODE: of the config, in ``MODEL.ODAM``.
+        num_masks: masks of each image, at most.
+        batch_size: masked images that the detector sees at once.
+        seed: of the masks; the n-th mask of an image depends on nothing else.
+        check_every: masks between two saves.
+        state_dir: folder where results are kept, so that an interrupted run goes on; "" for none.
+        named_by_keys: whether messages name the keys of a config, or arguments.
+    """
+
+    NODE: ClassVar[str]
+
+    num_masks: int
+    batch_size: int = field(default=8, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    check_every: int = field(default=200, kw_only=True)
+    state_dir: str = field(default="", kw_only=True)
+    named_by_keys: bool = field(default=False, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self._check("1 or more", 1, _MAX_NUMBER, "num_masks", "batch_size", "check_every")
+        self._check(
+            f"a whole number of at most {_MAX_NUMBER} in size", -_MAX_NUMBER, _MAX_NUMBER, "seed"
+        )
+        check_text(self.argument("state_dir"), self.state_dir)
+
+    def _check(self, words: str, low: int, high: int, *names: str) -> None:
+        """Whole numbers."""
+        for name in names:
+            check_number(self.argument(name), getattr(self, name), words, low, high, whole=True)
+
+    def argument(self, name: str) -> str:
+        """A setting as whoever gave it knows it."""
+        return f"MODEL.ODAM.{self.NODE}.{name.upper()}" if self.named_by_keys else name
+
+    @classmethod
+    def from_config(cls: type[S], odam: CfgNode) -> S:
+        """The settings in ``cfg.MODEL.ODAM``."""
+        names = [f.name for f in fields(cls) if f.name != "named_by_keys"]
+        values = {name: odam[cls.NODE][name.upper()] for name in names}
+        return cls(**values, named_by_keys=True)
+
+
+@dataclass(frozen=True)
+class DRiseSettings(MaskSettings):
+    """
+    Attributes:
+        grid: rows and columns of the coarse random grid.
+        keep_prob: probability that a cell of it is seen.
+        settled: stop once every map is as reliable as this, see
+            :func:`odam_d2.core.rise.reliability`; 1 is never.
+        check_every: masks between two looks whether maps have settled, and two saves.
+    """
+
+    NODE = "D_RISE"
+
+    num_masks: int = 5000
+    grid: int = 16
+    keep_prob: float = 0.5
+    settled: float = field(default=0.99, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(f"1 to {_MAX_GRID}", 1, _MAX_GRID, "grid")
+        name, words = self.argument("keep_prob"), "above 0 and below 1"
+        check_number(name, self.keep_prob, words, 0, 1, above=True, below=True)
+        check_number(
+            self.argument("settled"), self.settled, "above 0, and 1 at most", 0, 1, above=True
+        )
+
+
+@dataclass(frozen=True)
+class RiseSettings(MaskSettings):
+    """
+    Lengths are shares of a box: of the geometric mean of its width and height.
+
+    Attributes:
+        cell: length of the cells of the random grid that becomes masks.
+        parts: masks that share a grid: each cell is hidden in one of them, and seen in the others.
+        blur: standard deviation of the Gaussian by which what is hidden is blurred.
+        smoothing: standard deviation of the Gaussian that smooths the maps; 0 is none.
+    """
+
+    NODE = "RISE"
+
+    num_masks: int = 192
+    cell: float = 1 / 8
+    parts: int = 4
+    blur: float = 1 / 7
+    smoothing: float = 1 / 28
+    check_every: int = field(default=64, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(f"2 to {_MAX_PARTS}", 2, _MAX_PARTS, "parts")
+        for name in ("cell", "blur"):
+            words = f"above 0, and {_MAX_LENGTH} at most"
+            check_number(
+                self.argument(name), getattr(self, name), words, 0, _MAX_LENGTH, above=True
+            )
+        words = f"0 to {_MAX_LENGTH}"
+        check_number(self.argument("smoothing"), self.smoothing, words, 0, _MAX_LENGTH)

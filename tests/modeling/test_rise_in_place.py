@@ -1,0 +1,277 @@
+"""RISE read in place: against a plain version, on a detector whose causes are known, resumed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
+from torch import nn
+
+from odam_d2 import explain, explain_boxes
+from odam_d2.core.heatmap import smooth
+from odam_d2.core.masks import STRIDE, blurred_regions, lengths_of, part_masks, regions
+from odam_d2.modeling import Decisions, OutputsAdapter, register_adapter
+from odam_d2.modeling.attribution.rise import Rise
+from odam_d2.modeling.settings import RiseSettings
+
+SIDES = ("left", "top", "right", "bottom")
+TARGETS = ("class", *SIDES)
+FEW = RiseSettings(num_masks=10, cell=1 / 4, batch_size=3, seed=2)
+CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
+GIVEN = [torch.tensor([[20.0, 20, 90, 100], [60, 30, 180, 110]])]
+CLASSES = [torch.tensor([3, 5])]
+
+
+def read_rcnn(model, image):
+    """(N, 5) of the given proposals, by Detectron2's own functions."""
+    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+    heads = model.roi_heads
+    given = [Instances((1, 1), proposal_boxes=Boxes(GIVEN[0]))]
+    features = [features[name] for name in heads.box_in_features]
+    pooled = heads.box_pooler(features, [Boxes(GIVEN[0])])
+    predictions = heads.box_predictor(heads.box_head(pooled))
+    (scores,) = heads.box_predictor.predict_probs(predictions, given)
+    (boxes,) = heads.box_predictor.predict_boxes(predictions, given)
+    return scores, boxes.view(2, -1, 4)[torch.arange(2), CLASSES[0]]
+
+
+def read_retinanet(model, image):
+    """The same of the anchors that overlap the boxes most."""
+    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+    features = [features[name] for name in model.head_in_features]
+    logits, deltas = model._transpose_dense_predictions(
+        list(model.head(features)), [model.num_classes, 4]
+    )
+    anchors = torch.cat([x.tensor for x in model.anchor_generator(features)])
+    best = [best_anchor(anchors, box) for box in GIVEN[0]]
+    boxes = model.box2box_transform.apply_deltas(torch.cat(deltas, 1)[0, best], anchors[best])
+    return torch.cat(logits, 1)[0, best].sigmoid(), boxes
+
+
+def best_anchor(anchors, box):
+    ious = []
+    for anchor in anchors:
+        shared = torch.minimum(anchor[2:], box[2:]) - torch.maximum(anchor[:2], box[:2])
+        shared = float(shared.clamp(min=0).prod())
+        areas = [float((x[2:] - x[:2]).prod()) for x in (anchor, box)]
+        ious.append(shared / (sum(areas) - shared))
+    return int(np.argmax(ious))
+
+
+def plain_rise(model, image, settings, read):
+    """One mask, one detection, one target, one cell at a time."""
+
+    def values(picture):
+        scores, boxes = read(model, picture)
+        outward = boxes * boxes.new_tensor([-1, -1, 1, 1])
+        return torch.cat([scores[torch.arange(2), CLASSES[0]][:, None], outward], dim=1), boxes
+
+    size = tuple(image.shape[-2:])
+    whole, boxes = values(image)
+    of = regions(boxes, size)
+    hidden = blurred_regions(image, of, settings.blur)
+    masks, found = [], []
+    for number in range(settings.num_masks):
+        seed = settings.seed * 1_000_003 + number // settings.parts
+        generator = torch.Generator().manual_seed(seed)
+        group = part_masks(size, of, settings.cell, settings.parts, generator)
+        mask = group[number % settings.parts]
+        found.append((values(image * mask + hidden * (1 - mask))[0] - whole).double().numpy())
+        masks.append(mask.double().numpy())
+    masks, found = np.stack(masks), np.stack(found)
+    height, width = (-(-side // STRIDE) for side in size)
+    maps = torch.zeros(2, 5, height, width, dtype=torch.float64)
+    for v in range(height):
+        for u in range(width):
+            cell = masks[:, STRIDE * v : STRIDE * v + STRIDE, STRIDE * u : STRIDE * u + STRIDE]
+            seen = cell.mean(axis=(1, 2))
+            for n in range(2):
+                for t in range(5):
+                    covariance = np.cov(seen, found[:, n, t], bias=True)
+                    maps[n, t, v, u] = covariance[0, 1] / covariance[0, 0]
+    sigmas = lengths_of(boxes, size) * settings.smoothing / STRIDE
+    return torch.stack([smooth(x, float(s)) for x, s in zip(maps, sigmas, strict=True)]).relu()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "read"), [(FASTER_RCNN, read_rcnn), (RETINANET, read_retinanet)])
+def test_equal_to_a_plain_version(name, read):
+    model = zoo_model(name, opts=SLIM)
+    image = two_images()[0]["image"][:, :102]  # no multiple of the stride
+    with torch.no_grad():
+        expected = plain_rise(model, image, FEW, read)
+    settings = {"method": "rise", "rise": FEW}
+    (output,) = explain_boxes(model, [{"image": image}], GIVEN, CLASSES, TARGETS, **settings)
+    maps = output["instances"].odam_maps
+    assert maps.values.shape == expected.shape
+    assert maps.strides.tolist() == [4.0, 4.0]
+    for of_target, plain in zip(maps.values.unbind(1), expected.unbind(1), strict=True):
+        assert plain.any()
+        error = (of_target - plain).abs().amax() / plain.amax()
+        assert float(error) <= 1e-3  # float32: small differences of values
+
+
+PATCHES = {"class": (28, 28), "left": (20, 4), "top": (4, 40), "right": (36, 52),
+           "bottom": (44, 20), "inward": (12, 52)}  # fmt: skip
+"""Of 8 x 8 pixels, whole cells of the maps: (row, column) of the first pixel."""
+
+
+class Toy(nn.Module):
+    """
+    One box, each of whose sides reaches outward as a patch of the image is bright, and its score.
+    The right one is drawn inward by a patch as well.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.calls = []
+
+    def raw(self, inputs):
+        self.calls.append(len(inputs))
+        rows = []
+        for x in inputs:
+            light = {n: x["image"][:, r : r + 8, c : c + 8].float().mean() / 255 * self.scale
+                     for n, (r, c) in PATCHES.items()}  # fmt: skip
+            right = 50 + 4 * light["right"] - 8 * light["inward"]
+            sides = [10 - 4 * light["left"], 8 - 4 * light["top"], right, 44 + 4 * light["bottom"]]
+            rows.append((light["class"].sigmoid().view(1, 1), torch.stack(sides)[None]))
+        return rows
+
+    def forward(self, inputs):
+        results = []
+        for x, (scores, boxes) in zip(inputs, self.raw(inputs), strict=True):
+            found = Instances(tuple(x["image"].shape[-2:]), pred_boxes=Boxes(boxes))
+            found.scores, found.pred_classes = scores[:, 0], torch.zeros(1, dtype=torch.int64)
+            results.append({"instances": found})
+        return results
+
+
+@register_adapter(Toy)
+class ToyAdapter(OutputsAdapter):
+    layer = "none"
+    num_classes = 1
+
+    def outputs(self, batched_inputs, results):
+        return [
+            Decisions(torch.zeros(1, dtype=torch.int64), *x) for x in self.model.raw(batched_inputs)
+        ]
+
+    def outputs_of_boxes(self, batched_inputs, boxes, classes):
+        return self.outputs(batched_inputs, [])
+
+    def check_layer(self, layer):
+        pass
+
+
+def toy_images():
+    image = torch.zeros(3, 56, 68)
+    for row, column in PATCHES.values():
+        image[:, row : row + 8, column : column + 8] = 255
+    return [{"image": image}, {"image": image[:, :, :64].to(torch.uint8)}]
+
+
+def test_a_map_shows_what_holds_a_side_where_it_is():
+    """Also that of the right side, and not the patch that draws it inward, twice as strongly."""
+    settings = RiseSettings(num_masks=240, cell=1 / 4)
+    for result in explain(Toy(), toy_images(), TARGETS, method="rise", rise=settings):
+        maps = result["instances"].odam_maps
+        for target in TARGETS:
+            heat = maps.select(target).values[0, 0]
+            row, column = divmod(int(heat.argmax()), heat.shape[1])
+            top, left = PATCHES[target]
+            assert top <= 4 * row + 2 < top + 8, target
+            assert left <= 4 * column + 2 < left + 8, target
+
+
+def test_scores_of_given_boxes_are_of_the_image_as_it_is():
+    settings = {"method": "rise", "rise": RiseSettings(num_masks=3)}
+    boxes, classes = [torch.tensor([[10.0, 8, 50, 44]])], [torch.tensor([0])]
+    (result,) = explain_boxes(Toy(), toy_images()[:1], boxes, classes, **settings)
+    expected = torch.sigmoid(torch.ones(1))  # all patches are bright
+    torch.testing.assert_close(result["instances"].scores, expected)
+
+
+def test_all_maps_share_the_passes():
+    model = Toy()
+    settings = RiseSettings(num_masks=8)
+    explain(model, toy_images(), TARGETS, method="rise", rise=settings)
+    assert model.calls == [2] * (1 + 1 + 8)  # detected, read as they are, masked
+
+
+def test_batches_do_not_matter_and_seeds_do(slim_model):
+    def values(**changed):
+        settings = dataclasses.replace(FEW, **changed)
+        found = explain(slim_model, two_images(), TARGETS, method="rise", rise=settings)
+        return torch.cat([x["instances"].odam_maps.values.flatten() for x in found])
+
+    first, second = values(), values(batch_size=7)
+    torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4 * float(first.max()))
+    assert not torch.allclose(first, values(seed=1), rtol=0.1)
+
+
+@pytest.mark.parametrize("name", [FASTER_RCNN, RETINANET, CASCADE])
+def test_an_image_in_a_batch_has_the_maps_that_it_has_alone(name):
+    opts = ["MODEL.MASK_ON", False, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7)]
+    opts = [*SLIM, *(opts if name == CASCADE else []), "TEST.DETECTIONS_PER_IMAGE", 3]
+    model = zoo_model(name, opts=opts)
+    image = two_images()[0]
+    settings = {"method": "rise", "rise": dataclasses.replace(FEW, num_masks=5)}
+    (alone,) = explain(model, [image], TARGETS, **settings)
+    both = explain(model, [image, image], TARGETS, **settings)
+    for result in both:
+        assert len(result["instances"]) > 0
+        ours, theirs = (x["instances"].odam_maps.values for x in (result, alone))
+        error = (ours - theirs).abs().amax(dim=(2, 3)) / theirs.amax(dim=(2, 3)).clamp(min=1e-6)
+        assert float(error.max()) <= 1e-2
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    """Also to more masks than were asked for at first."""
+    settings = RiseSettings(num_masks=12, batch_size=5, check_every=100, state_dir=str(tmp_path))
+
+    def values(model, **changed):
+        given = dataclasses.replace(settings, **changed)
+        (found,) = explain(model, toy_images()[:1], TARGETS, method="rise", rise=given)
+        return found["instances"].odam_maps.values
+
+    whole = values(Toy(), state_dir="")
+
+    model, plain = Toy(), Toy.raw
+
+    def raw(self, inputs):
+        if len(self.calls) == 9:  # detected, as they are, seven masks
+            raise KeyboardInterrupt
+        return plain(self, inputs)
+
+    monkeypatch.setattr(Toy, "raw", raw)
+    with pytest.raises(KeyboardInterrupt):
+        values(model)
+    monkeypatch.undo()
+    again = Toy()
+    torch.testing.assert_close(values(again), whole)
+    assert len(again.calls) == 2 + 12 - 5
+    more = Toy()
+    values(more, num_masks=20)
+    assert len(more.calls) == 2 + 8
+    other = Toy()
+    with torch.no_grad():
+        other.scale.mul_(0.9)
+    values(other)
+    assert len(other.calls) == 2 + 12  # another detector is another run
+
+
+def test_a_damaged_file_is_made_again(tmp_path):
+    settings = RiseSettings(num_masks=4, state_dir=str(tmp_path))
+    for _ in range(2):
+        model = Toy()
+        explain(model, toy_images()[:1], TARGETS, method="rise", rise=settings)
+        assert len(model.calls) == 2 + 4
+        (file,) = tmp_path.glob("rise_*.pth")
+        file.write_bytes(file.read_bytes()[:-30])
+
+
+def test_methods_are_plain_data():
+    assert Rise(FEW) == Rise(dataclasses.replace(FEW))
