@@ -32,6 +32,7 @@ Base of mixins in front of a class that the user's model decides on: Detectron2'
 ``self`` and ``super()`` belong then, have no types.
 """
 
+_HOOKS = ("forward_", "forward_pre_", "backward_", "backward_pre_")
 _KNOWN = ("detectron2", "odam_d2", "torch")
 
 
@@ -90,8 +91,11 @@ def class_name(thing: nn.Module | type) -> str:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module, of that kind or a subclass, computes what that kind does, and no more."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    """
+    Whether a module, of that kind or a subclass, computes what that kind does, and no more, also in
+    its backward pass.
+    """
+    hooks = [vars(module)[f"_{kind}hooks"] for kind in _HOOKS]
     own = type(module).forward is not kind.forward or "forward" in vars(module)
     return not own and not any(hooks)
 

@@ -97,7 +97,8 @@ def test_group_norm_is_local_with_constant_statistics_only():
 def test_more_than_the_modules_in_a_row():
     assert not local(Skip(*tower()))
     assert not is_local(nn.Identity(), [PREDICTOR], constant=False)
-    for hook in ("register_forward_hook", "register_forward_pre_hook"):
+    for kind in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
+        hook = f"register_{kind}_hook"
         for hooked in (0, 1):
             chain = tower()
             getattr(chain[hooked], hook)(lambda *_: None)
