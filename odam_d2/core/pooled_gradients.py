@@ -35,7 +35,7 @@ _GradientEdge = getattr(torch.autograd.graph, "GradientEdge", None)  # since tor
 
 
 def pooled_gradients(
-    outputs: Sequence[Tensor], pooled: Sequence[Tensor]
+    outputs: Sequence[Tensor], pooled: Sequence[Tensor], hooked: bool = False
 ) -> list[tuple[list[int], Tensor] | None]:
     """
     Derivatives of outputs by pooled features of one stage or several. The graph is retained.
@@ -43,13 +43,14 @@ def pooled_gradients(
     Args:
         outputs: T of (N,); row i depends on row i of the pooled features alone.
         pooled: of each stage (N, C, R, S), leaves.
+        hooked: whether a tensor between the two may have hooks, which the graph does not show.
 
     Returns:
         For each stage, which outputs depend on it, and their derivatives (N, t, C, R, S); None
         where none does.
     """
     consumers = _consumers(outputs)
-    layers = [_FirstLayer.find(leaf, consumers) for leaf in pooled]
+    layers = [None if hooked else _FirstLayer.find(leaf, consumers) for leaf in pooled]
     ends: list[Any] = [
         leaf if layer is None else layer.edge for leaf, layer in zip(pooled, layers, strict=True)
     ]

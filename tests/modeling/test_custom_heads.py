@@ -540,3 +540,19 @@ def test_maps_that_are_trained(path, cls, reason):
     model = training_model("fpn")
     model.get_submodule(path).__class__ = cls
     assert_refused(lambda: losses_of(model, labelled_images()), cls, reason)
+
+
+def test_a_hook_on_a_tensor_before_the_first_linear_layer_is_obeyed():
+    """It triples gradients, as autograd would."""
+    model, image = zoo_model(FASTER_RCNN, opts=SLIM), two_images()[0]
+
+    def hook(_module, _args, output):
+        if output.requires_grad:
+            output.register_hook(lambda gradient: 3 * gradient)
+
+    plain, tripled = [], []
+    for found in (plain, tripled):
+        found.append(explain(model, [image], "class")[0]["instances"].odam_maps.values)
+        model.roi_heads.box_head.flatten.register_forward_hook(hook)
+    assert plain[0].any()
+    assert torch.allclose(tripled[0], 3 * plain[0], rtol=1e-5)

@@ -5,8 +5,12 @@ all instances gives every instance's gradient (design: "two-stage heads").
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from odam_d2.core.pooled_gradients import pooled_gradients
 from odam_d2.core.pooled_windows import pooled_heat_maps
@@ -48,6 +52,23 @@ def _(
     )
 
 
+class _TensorHooks(TorchFunctionMode):
+    """
+    While inside, sees whether a head registers a hook on a tensor.
+
+    Attributes:
+        found: whether it did.
+    """
+
+    found = False
+
+    def __torch_function__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.found |= func is Tensor.register_hook
+        return func(*args, **(kwargs or {}))
+
+
 def _maps(
     adapter: RCNNAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
 ) -> HeadMaps:
@@ -59,9 +80,11 @@ def _maps(
         for features in pooled:
             features.requires_grad_()
         # Copies, since a head may begin with something in place.
-        decisions = adapter.decide_pooled([features.clone() for features in pooled], trace)
+        with _TensorHooks() as hooks:
+            decisions = adapter.decide_pooled([features.clone() for features in pooled], trace)
         scalars = targets.of(decisions)
-        gradients = pooled_gradients([scalar.values for scalar in scalars], pooled)
+        outputs = [scalar.values for scalar in scalars]
+        gradients = pooled_gradients(outputs, pooled, hooked=hooks.found)
     windows = []
     for stage, of_stage in enumerate(gradients):
         # Sides of a cascade's boxes owe nothing to any stage but the last.
