@@ -66,10 +66,11 @@ def test_what_reads_another_level_is_seen_though_it_cancels():
         check_levels("Model", torch.stack([own + other, own - other]), [other])
 
 
-def test_a_backbone_may_round_otherwise_with_a_graph():
+@pytest.mark.parametrize("settings", [{"layer": "res4"}, {"method": "input_gradient"}])
+def test_a_backbone_may_round_otherwise_with_a_graph(settings):
     """
-    On a layer it runs once more. Scores of this model change by an eighth of what its features do:
-    by 2^-11, more than the 2^-13 of heads, and less than the 2^-9 of backbones.
+    For such maps it runs once more. Scores of this model change by an eighth of what its features
+    do: by 2^-11, more than the 2^-13 of heads, and less than the 2^-9 of backbones.
     """
     model = zoo_model(FASTER_RCNN, opts=SLIM)
     change = 2.0**-8
@@ -80,8 +81,8 @@ def test_a_backbone_may_round_otherwise_with_a_graph():
             return {name: level * factor for name, level in super().forward(x).items()}
 
     model.backbone.__class__ = Rounding
-    (found,) = explain(model, two_images()[:1], layer="res4")
+    (found,) = explain(model, two_images()[:1], **settings)
     assert found["instances"].odam_maps.values.any()
     change = 2.0**-4
     with pytest.raises(UnsupportedModelError, match="do not come from the head"):
-        explain(model, two_images()[:1], layer="res4")
+        explain(model, two_images()[:1], **settings)

@@ -173,3 +173,18 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_not_done_again(tmp_pat
     darker = {"image": given["image"] * 0.9}
     d_rise.d_rise_maps(detect, darker, found, ("class",), settings)
     assert sum(detect.calls) == 48
+
+
+def test_a_run_that_was_interrupted_at_once_is_not_taken_for_damaged(tmp_path, caplog):
+    detect, given, found = fake()
+    settings = DRiseSettings(num_masks=5, batch_size=5, state_dir=str(tmp_path))
+
+    def interrupted(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        d_rise.d_rise_maps(interrupted, given, found, ("class",), settings)
+    assert len(list(tmp_path.iterdir())) == 1
+    d_rise.d_rise_maps(detect, given, found, ("class",), settings)
+    assert sum(detect.calls) == 5
+    assert "damaged" not in caplog.text

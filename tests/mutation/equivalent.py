@@ -90,12 +90,6 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
         "The only one, from the front or the back.",
     ),
     (
-        "odam_d2/modeling/attribution/d_rise.py",
-        'and state["count"] >= 0',
-        'and state["count"] >= 1',
-        "Sums of no mask are zeros, which is what one begins with anyway.",
-    ),
-    (
         "odam_d2/modeling/adapters/pooled_calls.py",
         "out = torch.where(here, read[(rows - start).clamp(0, len(read) - 1)], out)",
         "out = torch.where(here, read[(rows - start).clamp( -1, len(read) - 1)], out)",
