@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -37,7 +36,7 @@ from torch import Tensor
 
 from odam_d2.core.full_convolution import FullConvolution
 from odam_d2.core.heatmap import gaussian_kernel, smoothing_radius
-from odam_d2.core.window_cells import LevelMaps, OutputCells, WindowCells, Windows
+from odam_d2.core.window_cells import FeatureWindows, LevelMaps, OutputCells, WindowCells, Windows
 
 __all__ = ["ConvLayer", "DenseHead"]
 
@@ -83,6 +82,7 @@ class DenseHead:
         self.convolutions = [FullConvolution(weight) for weight in weights]
         half = predictor.dtype in (torch.float16, torch.bfloat16)
         self.predictor = predictor.detach().float() if half else predictor.detach()
+        self._rows = self.predictor.permute(0, 2, 3, 1).flatten(1)  # (P, k k C)
 
     @property
     def radius(self) -> int:
@@ -99,6 +99,7 @@ class DenseHead:
         sigma: float = 0.0,
         signed: bool = False,
         max_bytes: int = 2**26,
+        windows: FeatureWindows | None = None,
     ) -> Windows:
         """
         ``ReLU(sum_c Phi(dY[i, t] / dA)[c] * A[c])`` on the windows.
@@ -116,6 +117,8 @@ class DenseHead:
                 centerness) are linear in the gradients: add their signed maps, then rectify.
             max_bytes: bound on temporary memory, not counting the result, nor one copy of the
                 masks.
+            windows: of these features around these cells, of this radius or more, if they are there
+                already.
 
         Returns:
             Windows of values (N, T, h, h), h = 2 (radius + smoothing radius) + 1.
@@ -127,20 +130,20 @@ class DenseHead:
         row_bytes = self._row_bytes(features[0].shape[1], side, seeds.shape[1] if halfway else 0)
         out = self.predictor.new_zeros(*seeds.shape[:2], side, side)
         with _plain_arithmetic(seeds.device):
-            tables, of_features = self._tables(masks), WindowCells.table(features)
-            windows = WindowCells.around(_sizes(features), cells, radius)
+            tables = self._tables(masks)
+            around, of_features = windows or FeatureWindows.around(features, cells, radius)
             for index in self._chunks(seeds, row_bytes, max_bytes):
-                here = windows.select(index[0])
+                here = around.select(index[0])
                 feature = here.read(of_features, radius).to(self.predictor)
                 gradient = self._backward(tables, seeds[index], here, halfway)
                 if halfway:
-                    maps = _meet(gradient, self.convolutions[0].by_tap, feature)
-                else:
-                    if sigma:
-                        gradient *= here.inside(self.radius)[:, :, :, None]
-                        gradient = _smooth_and_widen(gradient, sigma)
-                    maps = (gradient @ feature[..., None])[..., 0]
-                out[index] = maps.permute(2, 3, 0, 1)
+                    out[index] = _meet(gradient, self.convolutions[0].by_tap, feature)
+                    continue
+                if sigma:
+                    gradient *= here.inside(self.radius)[:, :, :, None]
+                    gradient = _smooth_and_widen(gradient, sigma)
+                gradient *= feature[:, :, :, None]
+                out[index] = gradient.sum(dim=4).permute(2, 3, 0, 1)
         return Windows(out if signed else out.relu_(), cells.row - radius, cells.column - radius)
 
     def _tables(self, masks: Sequence[LevelMaps | None]) -> list[Tensor | None]:
@@ -188,17 +191,20 @@ class DenseHead:
         Gradient (h, h, n, t, C) of the outputs that ``seeds`` (n, t, P) select by the features, or
         by the output of the first convolution; cells outside the level are not zeroed in the first.
         """
-        gradient = torch.einsum("ntp,pcyx->yxntc", seeds.to(self.predictor), self.predictor)
-        radius = len(gradient) // 2
+        side = self.predictor.shape[-1]
+        gradient = seeds.to(self.predictor) @ self._rows
+        gradient = gradient.view(*seeds.shape[:2], side, side, -1).permute(2, 3, 0, 1, 4)
+        radius = side // 2
         for number, conv in reversed(list(enumerate(self.convolutions))):
             # Outside the level there is only padding: nothing may flow through it.
-            table = tables[number]
+            table, scale = tables[number], self.scales[number]
             mask = windows.inside(radius) if table is None else windows.read(table, radius)
-            mask = mask.to(gradient.dtype)
-            scale = self.scales[number]
-            if scale is not None:
-                mask = mask * scale[windows.level, windows.image]
-            mask = mask[:, :, :, None]
+            mask = (
+                mask.to(gradient.dtype)
+                if scale is None
+                else mask * scale[windows.level, windows.image]
+            )
+            mask = mask.unsqueeze(3)
             if halfway and number == 0:
                 return gradient * mask
             gradient = conv(gradient, mask)
@@ -220,22 +226,21 @@ def _plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 def _meet(gradient: Tensor, kernel: Tensor, feature: Tensor) -> Tensor:
     """
-    Signed maps (h + k - 1, h + k - 1, n, t).
+    Signed maps (n, t, h + k - 1, h + k - 1).
 
     Args:
         gradient: (h, h, n, t, Cout), at the output of a convolution.
         kernel: (k, k, Cin, Cout), its kernel.
         feature: (h + k - 1, h + k - 1, n, Cin), its input.
     """
-    side, taps = len(gradient), list(product(range(len(kernel)), repeat=2))
-    read = torch.stack([feature[v : v + side, u : u + side] for v, u in taps])
-    read = read.flatten(1, 3) @ kernel.flatten(0, 1)  # (k k, h h n, Cout)
-    products = gradient.flatten(0, 2) @ read.permute(1, 2, 0)  # (h h n, t, k k)
-    products = products.view(*gradient.shape[:4], -1)
-    out = gradient.new_zeros(*feature.shape[:3], gradient.shape[3])
-    for tap, (v, u) in enumerate(taps):
-        out[v : v + side, u : u + side] += products[..., tap]
-    return out
+    side, num, targets, k = len(gradient), *gradient.shape[2:4], len(kernel)
+    read = feature.unfold(0, side, 1).unfold(1, side, 1)  # (k, k, n, Cin, h, h)
+    read = read.permute(0, 1, 4, 5, 2, 3).reshape(k * k, side * side * num, -1)
+    read = read @ kernel.flatten(0, 1)  # (k k, h h n, Cout)
+    products = gradient.reshape(side * side * num, targets, -1) @ read.permute(1, 2, 0)
+    products = products.view(side * side, num, targets, k * k).permute(1, 2, 3, 0)
+    maps = F.fold(products.reshape(num * targets, k * k, -1), feature.shape[:2], k)
+    return maps.view(num, targets, *feature.shape[:2])
 
 
 def _smooth_and_widen(windows: Tensor, sigma: float) -> Tensor:

@@ -155,8 +155,7 @@ class FullConvolution:
         """Full convolution of windows (h, w, R, Co), R may be several axes."""
         rows = windows.flatten(2, -2).permute(2, 3, 0, 1)
         rows = rows.contiguous(memory_format=torch.channels_last)
-        kernel = self.weight.transpose(0, 1).flip(2, 3)
-        grown = F.conv2d(rows, kernel, padding=self.kernel - 1).permute(2, 3, 0, 1)
+        grown = F.conv_transpose2d(rows, self.weight).permute(2, 3, 0, 1)
         return grown.unflatten(2, windows.shape[2:-1])
 
     def _grow(self, tiles: Tensor, m: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from odam_d2.core import windows
 
-__all__ = ["pooled_gradients"]
+__all__ = ["pooled_gradients", "reads"]
 
 # Nodes of autograd's graph that leave the values of a tensor, and their order, as they are.
 _RESHAPING = {"CloneBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
@@ -78,12 +78,11 @@ def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[tuple[Tensor |
     backward pass; None where an operation does not support that.
     """
     groups = defaultdict(list)
-    for number, output in enumerate(outputs):
-        reached = _consumers([output])
-        groups[tuple(_node(end) in reached for end in ends)].append(number)
+    for number, read in enumerate(reads(outputs, ends)):
+        groups[tuple(read)].append(number)
     gradients: list[list[Tensor | None]] = [[None] * len(ends) for _ in outputs]
-    for reads, numbers in groups.items():
-        chosen = [number for number, read in enumerate(reads) if read]
+    for which, numbers in groups.items():
+        chosen = [number for number, read in enumerate(which) if read]
         if not chosen:
             continue
         sums = torch.stack([outputs[number].sum() for number in numbers])
@@ -98,6 +97,13 @@ def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[tuple[Tensor |
             for number, gradient in zip(numbers, of_end.unbind(), strict=True):
                 gradients[number][end] = gradient
     return [tuple(of_output) for of_output in gradients]
+
+
+def reads(outputs: Iterable[Tensor], ends: Iterable[Any]) -> list[list[bool]]:
+    """For each output, whether it depends on each of some leaves, or edges of autograd's graph."""
+    nodes = [_node(end) for end in ends]
+    graphs = [_consumers([output]) for output in outputs]
+    return [[node in graph for node in nodes] for graph in graphs]
 
 
 def _node(end: Any) -> Any:

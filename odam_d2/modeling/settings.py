@@ -39,7 +39,8 @@ class ExplainSettings:
         norm_statistics: whether GroupNorm in the towers of a dense head is differentiated with its
             mean and variance held constant (``"constant"``), which makes such a head local and
             fast, or in full (``"exact"``).
-        chunk_mb: bound on temporary tensors, in MB.
+        chunk_mb: bound on temporary tensors, in MB; on other devices than the CPU eight times as
+            much.
         class_names: names of the classes by id, where they are known.
         nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
         record: whether outputs have all candidates and what became of them, too; needs ``nms``.

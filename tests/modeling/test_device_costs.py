@@ -1,6 +1,6 @@
 """
-What a device is asked: explaining makes the host wait for it a few times, whatever is found, and
-training dispatches a bounded number of operations.
+What a device is asked: explaining makes the host wait for it a few times and dispatches a bounded
+number of operations, whatever is found; training dispatches a bounded number of operations.
 """
 
 import pytest
@@ -9,6 +9,7 @@ from pretend_device import DEVICE, counted, pretend
 from training_cases import crowded_images, labelled_images, losses_of, training_model
 
 MOST_WAITS = 6  # that explaining an image adds to inference
+MOST_OPERATIONS = {"retinanet": 900, "fcos": 900}
 MOST_OPERATIONS_OF_TRAINING = 1500  # that the loss on heat maps adds to an iteration
 
 
@@ -18,6 +19,13 @@ def test_explaining_waits_a_few_times_an_image(family):
     assert (few.instances, many.instances) == (10, 60)
     for found in (few, many):
         assert found.added.syncs <= MOST_WAITS, found.added.places
+
+
+@pytest.mark.parametrize("family", MOST_OPERATIONS)
+def test_explaining_adds_as_many_operations_whatever_is_found(family):
+    few, many = cost_of(family, 10), cost_of(family, 100)
+    assert (few.instances, many.instances) == (10, 100)
+    assert few.added.operations == many.added.operations <= MOST_OPERATIONS[family]
 
 
 def training_cost(case, images, *opts, loss="OdamTrainLoss"):

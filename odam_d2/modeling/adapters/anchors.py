@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -122,34 +122,41 @@ class Anchors:
 
     @classmethod
     def of_origins(
-        cls, origins: list[Tensor], anchors: list[Boxes], widths: list[int], per_cell: int
+        cls,
+        origins: list[Tensor],
+        anchors: list[Boxes],
+        sizes: Sequence[tuple[int, int]],
+        per_cell: int,
     ) -> Anchors:
         """
         Args:
             origins: for each image (N, 2), as in :data:`ORIGIN`.
             anchors: of each level, in the order row, column, number.
-            widths: columns of each level.
+            sizes: (height, width) of each level in cells.
             per_cell: A.
         """
         level, index = torch.cat(origins).unbind(1)
         image = torch.cat([torch.full_like(of[:, 0], n) for n, of in enumerate(origins)])
         cell, number = index // per_cell, index % per_cell
-        counts = [len(of_level) for of_level in anchors]
-        first = [sum(counts[:at]) for at in range(len(counts))]
-        width, start = torch.tensor([widths, first], device=level.device)[:, level]
-        boxes = torch.cat([of_level.tensor for of_level in anchors])[start + index]
-        cells = OutputCells(level, image, cell // width, cell % width)
+        extents = torch.tensor(OutputCells.extents_of(sizes), device=level.device)[level]
+        _, width, first = extents.unbind(1)
+        boxes = torch.cat([of_level.tensor for of_level in anchors])[first * per_cell + index]
+        cells = OutputCells(level, image, cell // width, cell % width, extents)
         return cls(cells, number, boxes, len(anchors))
 
     @cached_property
-    def _rows(self) -> list[Tensor]:
+    def _by_level(self) -> tuple[list[int], list[Sequence[Tensor]], Tensor, Tensor]:
         """
-        For each level the numbers (n,) of the anchors on it, in order. The host waits once for
-        them, however often outputs are read.
+        How many anchors are on each level, of each level their images, rows and columns (n, 1),
+        :attr:`number` (N, 1) in the order of levels, and that order's inverse. The host waits once
+        for that, however often outputs are read.
         """
-        levels = torch.arange(self.levels, device=self.cells.level.device)
-        counts = (self.cells.level == levels[:, None]).sum(dim=1).tolist()
-        return list(self.cells.level.argsort(stable=True).split(counts))
+        cells, levels = self.cells, torch.arange(self.levels, device=self.number.device)
+        counts = (cells.level == levels[:, None]).sum(dim=1).tolist()
+        order = cells.level.argsort(stable=True)
+        fields = torch.stack([cells.image, cells.row, cells.column, self.number])
+        *places, number = fields[:, order, None].unbind()
+        return counts, [x.split(counts) for x in places], number, order.argsort()
 
     def read(self, outputs: list[Tensor], per_anchor: int) -> Tensor:
         """
@@ -158,15 +165,12 @@ class Anchors:
         Args:
             outputs: of each level, (I, A * per_anchor, H, W).
         """
-        cells, out = self.cells, outputs[0].new_zeros((len(self), per_anchor))
-        for index, values in zip(self._rows, outputs, strict=True):
-            if not len(index):
-                continue
-            values = values.unflatten(1, (-1, per_anchor))
-            at = (x[index] for x in (cells.image, self.number, cells.row, cells.column))
-            image, number, row, column = at
-            out = out.index_copy(0, index, values[image, number, :, row, column])
-        return out
+        counts, (image, row, column), number, inverse = self._by_level
+        channel = number * per_anchor + torch.arange(per_anchor, device=number.device)
+        places = zip(outputs, image, channel.split(counts), row, column, strict=True)
+        found = [values[i, c, y, x] for values, i, c, y, x in places if len(i)]
+        none = outputs[0].new_zeros((0, per_anchor))
+        return torch.cat(found)[inverse] if found else none
 
     def spread(self, values: Tensor, per_cell: int) -> Tensor:
         """
@@ -174,6 +178,8 @@ class Anchors:
         to (N, T, A * K), zero for the other anchors of the cell.
         """
         n, t, k = values.shape
+        if per_cell == 1:
+            return values
         out = values.new_zeros((n, per_cell, t, k))
         out[torch.arange(n, device=values.device), self.number] = values
         return out.transpose(1, 2).reshape(n, t, per_cell * k)

@@ -314,8 +314,8 @@ class DenseAdapter(HeadAdapter):
         """
         anchors = self.anchors_of(features, recording)
         per_cell = len(anchors[0]) // features[0].shape[-2:].numel()
-        widths = [feature.shape[-1] for feature in features]
-        return Anchors.of_origins(list(origins), anchors, widths, per_cell)
+        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        return Anchors.of_origins(list(origins), anchors, sizes, per_cell)
 
     def retrace(self, trace: Trace[DensePlaces]) -> Trace[DensePlaces]:
         trace = super().retrace(trace)

@@ -103,16 +103,12 @@ def kept_outputs(
         sizes: outputs for each anchor of each predictor.
     """
     return [
-        [x.clone() if _transposes_in_place(x, size) else x for x in levels]
+        [x if _is_copied(x, size) else x.clone() for x in levels]
         for levels, size in zip(predictions, sizes, strict=True)
     ]
 
 
-def _transposes_in_place(outputs: Tensor, per_anchor: int) -> bool:
-    """Whether Detectron2's (I, A K, H, W) to (I, H W A, K) is a view of the same memory."""
-    by_anchor = outputs.unflatten(1, (-1, per_anchor)).permute(0, 3, 4, 1, 2)
-    try:
-        by_anchor.view(len(outputs), -1, per_anchor)
-    except RuntimeError:
-        return False
-    return True
+def _is_copied(outputs: Tensor, per_anchor: int) -> bool:
+    """Whether bringing (I, A K, H, W) into the order (I, H W A, K) surely is a copy."""
+    cells, anchors = outputs.shape[2:].numel(), outputs.shape[1] // per_anchor
+    return outputs.is_contiguous() and cells > 1 and anchors > 1

@@ -30,18 +30,30 @@ class Derivative(NamedTuple):
 
     Attributes:
         active: (I, C, H, W) bool, where the ReLU was active.
-        scale: (I or 1, C) of a norm before it, or None.
+        scale: (I or 1, G) of a norm before it, for G groups of channels, see :func:`norm_scale`.
+        weight: (C,), by which the norm multiplies after that.
     """
 
     active: Tensor
-    scale: Tensor | None
+    scale: Tensor | None = None
+    weight: Tensor | None = None
 
 
 def level_scales(levels: Sequence[Derivative]) -> Tensor | None:
     """(levels, I, C), the scales after one convolution on each level; None without norms."""
     scales = [of_level.scale for of_level in levels if of_level.scale is not None]
-    images = len(levels[0].active)
-    return torch.stack([scale.expand(images, -1) for scale in scales]) if scales else None
+    if not scales:
+        return None
+    images, channels = levels[0].active.shape[:2]
+    scale = _by_channel(torch.stack(scales), levels[0].weight, channels)
+    return scale if scale.shape[1] == images else scale.expand(-1, images, -1)
+
+
+def _by_channel(scale: Tensor, weight: Tensor | None, channels: int) -> Tensor:
+    """(..., C), of scales (..., G)."""
+    if scale.shape[-1] != channels:
+        scale = scale.repeat_interleave(channels // scale.shape[-1], dim=-1)
+    return scale if weight is None else scale * weight
 
 
 class TracedTower(Viewed):
@@ -53,22 +65,38 @@ class TracedTower(Viewed):
 
     def forward(self, x: Tensor) -> Tensor:
         masks: list[Derivative] = []
-        scale = None
+        scale = weight = None
         for module in self:
-            if not isinstance(module, (nn.Conv2d, nn.ReLU)):
-                scale = norm_scale(module, precise(x))
-            x = module(x)
+            if isinstance(module, (nn.Conv2d, nn.ReLU)):
+                x = module(x)
+            else:
+                x, scale = _normalised(module, x)
+                weight = getattr(module, "weight", None)
             if isinstance(module, nn.ReLU):
-                masks.append(Derivative(x > 0, scale))
-                scale = None
+                masks.append(Derivative(x > 0, scale, weight))
+                scale = weight = None
         self.odam_masks.append(masks)
         return x
+
+
+def _normalised(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a norm returns, and its :func:`norm_scale`."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if isinstance(norm, nn.GroupNorm) and not (torch.is_grad_enabled() or autocast):
+        # What the module calls; it has the statistics, which take as long to compute again.
+        x = x.contiguous()
+        sizes = (*x.shape[:2], x.shape[2:].numel(), norm.num_groups, norm.eps)
+        out, _, scale = torch.native_group_norm(x, norm.weight, norm.bias, *sizes)
+        return out, scale
+    scale = norm_scale(norm, precise(x))
+    return norm(x), scale
 
 
 @singledispatch
 def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
     """
-    Derivative of a normalisation by its input where mean and variance count as constants.
+    Derivative of a normalisation by its input where mean and variance count as constants, but for
+    its weight.
 
     A batch norm in training mode takes those of the batch.
 
@@ -77,7 +105,7 @@ def norm_scale(norm: nn.Module, x: Tensor) -> Tensor:
         x: (I, C, H, W), its input.
 
     Returns:
-        (I or 1, C).
+        (I or 1, G), one for each group of channels.
     """
     raise TypeError(f"no constant scale for {type(norm).__name__}")
 
@@ -87,27 +115,23 @@ def _(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
     variance = norm.running_var
     if norm.training or variance is None:
         variance = x.var(dim=(0, 2, 3), correction=0)
-    scale = (variance + norm.eps).rsqrt()
-    return (scale if norm.weight is None else norm.weight * scale)[None]
+    return (variance + norm.eps).rsqrt()[None]
 
 
 @norm_scale.register
 def _(norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
-    return (norm.weight * (norm.running_var + norm.eps).rsqrt())[None]
+    return (norm.running_var + norm.eps).rsqrt()[None]
 
 
 @norm_scale.register
 def _(norm: CycleBatchNormList, x: Tensor) -> Tensor:
-    scale = norm_scale(norm[norm._pos], x)  # the one of this level
-    return scale * norm.weight if norm._affine else scale
+    return norm_scale(norm[norm._pos], x)  # the one of this level; none has a weight
 
 
 @norm_scale.register
 def _(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     groups = x.reshape(len(x), norm.num_groups, -1)
-    scale = (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
-    weight = x.new_ones(x.shape[1]) if norm.weight is None else norm.weight
-    return (weight.view(norm.num_groups, -1) * scale[:, :, None]).flatten(1)
+    return (groups.var(dim=2, correction=0) + norm.eps).rsqrt()
 
 
 class ConstantStatistics(Viewed):
@@ -115,7 +139,8 @@ class ConstantStatistics(Viewed):
 
     def forward(self, x: Tensor) -> Tensor:
         values = super().forward(x.detach())
-        return values + (x - x.detach()) * norm_scale(self, x.detach())[:, :, None, None]
+        scale = _by_channel(norm_scale(self, x.detach()), self.weight, x.shape[1])
+        return values + (x - x.detach()) * scale[:, :, None, None]
 
 
 def with_constant_statistics(tower: nn.Sequential) -> nn.Sequential:

@@ -56,6 +56,14 @@ class HeadMaps(NamedTuple):
         saturated = torch.stack([scalar.saturated for scalar in scalars], dim=1)
         return cls(values, origins, exponents, saturated, decisions.detach())
 
+    def first(self, count: int) -> HeadMaps:
+        """The same of scalars and decisions of so many detections, which are the first of more."""
+        return self._replace(
+            exponents=self.exponents[:count],
+            saturated=self.saturated[:count],
+            decisions=self.decisions.first(count),
+        )
+
 
 @singledispatch
 def head_maps(

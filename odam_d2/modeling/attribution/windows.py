@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from odam_d2.core.dense_windows import ConvLayer, DenseHead
 from odam_d2.core.heatmap import smoothing_radius
-from odam_d2.core.window_cells import Windows
+from odam_d2.core.pooled_gradients import reads
+from odam_d2.core.window_cells import FeatureWindows
 from odam_d2.modeling.adapters.dense import DenseAdapter
 from odam_d2.modeling.adapters.towers import convolutions, level_scales
-from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.targets import Differentiable, Targets
 
 from .head_maps import HeadMaps, algorithm, autograd_head_maps, head_maps
 
 __all__: list[str] = []
 
-Seeds = tuple[Tensor | None, ...]
-"""Derivatives (N, size), None for none: of a target by each predictor, or of each by one."""
+Seeds = dict[int, Tensor]
+"""Derivatives (N, size) of a target by each predictor that it reads, by its number."""
 
 
 @algorithm.register
@@ -42,90 +43,76 @@ def _(
 ) -> HeadMaps:
     if not adapter.local:
         return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
-    outputs = [x.detach() for x in adapter.outputs_at(trace.places.outputs, trace)]
-    with torch.enable_grad():
-        for of_predictor in outputs:
-            of_predictor.requires_grad_()
-        decisions = adapter.decide_outputs(outputs, trace)
-        scalars = targets.of(decisions)
-        seeds = scalar_gradients(scalars, outputs)
-    of_predictors = dict(zip(adapter.towers, zip(*seeds, strict=True), strict=True))
+    scalars, decisions, seeds = _differentiated(adapter, trace, targets)
     heads = {tower: _dense_head(adapter, tower, trace) for tower in adapter.tower_names}
-    radius = max(head.radius for head in heads.values())
-    parts = []
+    radius = max(head.radius for head in heads.values()) + smoothing_radius(sigma)
+    cells = trace.places.anchors.cells
+    shared = FeatureWindows.around(trace.features, cells, radius)
+    parts: list[list[Tensor]] = [[] for _ in targets]
     for tower, head in heads.items():
-        windows = _tower_maps(adapter, tower, head, of_predictors, trace, sigma, max_bytes)
-        margin = radius - head.radius
-        parts.append(F.pad(windows.values, (margin,) * 4))
-        origins = torch.stack([windows.row - margin, windows.column - margin], dim=1)
-    return HeadMaps.of(reduce(Tensor.add_, parts).relu_(), origins, scalars, decisions)
+        numbers = [n for n, of in enumerate(adapter.towers.values()) if of == tower]
+        used = [t for t, of_target in enumerate(seeds) if any(n in of_target for n in numbers)]
+        if used:
+            outputs = torch.cat([_at_cells(adapter, n, trace, seeds, used) for n in numbers], dim=2)
+            of_layers = zip(*trace.places.masks[tower], strict=True)
+            masks = [[of_level.active for of_level in levels] for levels in of_layers]
+            inputs = masks, trace.features, outputs, cells, sigma, True, max_bytes, shared
+            maps = head.heat_maps(*inputs).values
+            margin = radius - maps.shape[-1] // 2
+            maps = F.pad(maps, (margin,) * 4) if margin else maps
+            for target, of_target in zip(used, maps.unbind(dim=1), strict=True):
+                parts[target].append(of_target)
+    none = trace.features[0].new_zeros((len(trace), 2 * radius + 1, 2 * radius + 1))
+    values = [reduce(torch.add, of_target) if of_target else none for of_target in parts]
+    origins = torch.stack([cells.row, cells.column], dim=1) - radius
+    of_rows = HeadMaps.of(torch.stack(values, dim=1).relu_(), origins, scalars, decisions)
+    return of_rows.first(len(trace))
 
 
-def scalar_gradients(scalars: Sequence[Differentiable], inputs: Sequence[Tensor]) -> list[Seeds]:
+def _differentiated(
+    adapter: DenseAdapter, trace: Trace, targets: Targets
+) -> tuple[list[Differentiable], Decisions, list[Seeds]]:
     """
-    For each target, the derivative of the sum of its scalars by each input, None where it does not
-    read that. The graph is retained.
+    The scalars of N detections, the decisions that they are read off, and the derivatives of each
+    target by the predictors that it reads.
+
+    One backward pass gives all of them, of T N detections: each target has rows of its own.
     """
-    return [
-        torch.autograd.grad(scalar.values.sum(), inputs, retain_graph=True, allow_unused=True)
-        for scalar in scalars
+    num, count = len(trace), len(targets)
+    rows = torch.arange(num, device=trace.image.device).repeat(count)
+    outputs = adapter.outputs_at(trace.places.outputs, trace)
+    leaves = [x.detach()[rows].requires_grad_() for x in outputs]
+    with torch.enable_grad():
+        decisions = adapter.decide_outputs(leaves, trace.select(rows))
+        scalars = targets.of(decisions)
+        values = torch.stack([scalar.values for scalar in scalars]).view(count, count, num)
+        found = torch.autograd.grad(values.diagonal().sum(), leaves, allow_unused=True)
+    of_targets = [None if x is None else x.view(count, num, -1).unbind() for x in found]
+    seeds = [
+        {n: of[t] for n, of in enumerate(of_targets) if of is not None and read[n]}
+        for t, read in enumerate(reads([scalar.values for scalar in scalars], leaves))
     ]
+    return scalars, decisions, seeds
 
 
 def _dense_head(adapter: DenseAdapter, tower: str, trace: Trace) -> DenseHead:
     layers = []
     of_layers = zip(*trace.places.masks[tower], strict=True)
     for conv, levels in zip(convolutions(adapter.tower(tower)), of_layers, strict=True):
-        layers.append(ConvLayer(conv.weight.detach(), level_scales(levels)))
-    predictors = [predictor.weight.detach() for predictor in adapter.predictors(tower)]
+        layers.append(ConvLayer(conv.weight, level_scales(levels)))
+    predictors = [predictor.weight for predictor in adapter.predictors(tower)]
     return DenseHead(layers, torch.cat(predictors))
 
 
-def _tower_maps(
-    adapter: DenseAdapter,
-    tower: str,
-    head: DenseHead,
-    seeds: dict[str, Seeds],
-    trace: Trace,
-    sigma: float,
-    max_bytes: int,
-) -> Windows:
+def _at_cells(
+    adapter: DenseAdapter, number: int, trace: Trace, seeds: Sequence[Seeds], used: Sequence[int]
+) -> Tensor:
     """
-    Signed maps of what the targets owe to one tower.
-
-    Args:
-        seeds: of each predictor.
-
-    Returns:
-        Windows of values (N, T, h, h).
+    Derivatives (N, t, A * size) of some targets by all outputs of a predictor at the detections'
+    cells.
     """
-    anchors = trace.places.anchors
-    names = [name for name, of in adapter.towers.items() if of == tower]
-    num_targets = len(seeds[names[0]])
-    used = [t for t in range(num_targets) if any(seeds[n][t] is not None for n in names)]
-    side = 2 * (head.radius + smoothing_radius(sigma)) + 1
-    values = trace.features[0].new_zeros((len(trace), num_targets, side, side))
-    row, column = (x - side // 2 for x in (anchors.cells.row, anchors.cells.column))
-    if not used:
-        return Windows(values, row, column)
-    spread = []
-    for name in names:
-        size = adapter.output_sizes[list(adapter.towers).index(name)]
-        none = values.new_zeros(len(trace), size)
-        of_targets = [seeds[name][t] for t in used]
-        chosen = [none if seed is None else seed for seed in of_targets]
-        per_cell = getattr(adapter.model.head, name).out_channels // size
-        spread.append(anchors.spread(torch.stack(chosen, dim=1), per_cell))
-    of_layers = zip(*trace.places.masks[tower], strict=True)
-    windows = head.heat_maps(
-        [[of_level.active for of_level in levels] for levels in of_layers],
-        trace.features,
-        torch.cat(spread, dim=2),
-        anchors.cells,
-        sigma=sigma,
-        signed=True,
-        max_bytes=max_bytes,
-    )
-    for column, target in enumerate(used):  # not by a list, which is copied to the device
-        values[:, target] = windows.values[:, column]
-    return windows._replace(values=values)
+    name, size = list(adapter.towers)[number], adapter.output_sizes[number]
+    none = trace.features[0].new_zeros((len(trace), size))
+    chosen = torch.stack([seeds[t].get(number, none) for t in used], dim=1)
+    per_cell = getattr(adapter.model.head, name).out_channels // size
+    return trace.places.anchors.spread(chosen, per_cell)
