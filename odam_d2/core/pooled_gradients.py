@@ -21,9 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from odam_d2.core import windows
+__all__ = ["StageGradient", "copied_gradients", "pooled_gradients", "reads"]
 
-__all__ = ["pooled_gradients", "reads"]
+StageGradient = tuple[list[int], Tensor] | None
+"""
+Which of T outputs depend on what a stage pooled, and their derivatives (N, t, C, R, S) by that;
+None where none does.
+"""
 
 # Nodes of autograd's graph that leave the values of a tensor, and their order, as they are.
 _RESHAPING = {"CloneBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"}
@@ -34,33 +38,45 @@ _PRODUCTS = {"AddmmBackward0": 1, "MmBackward0": 0}
 _GradientEdge = getattr(torch.autograd.graph, "GradientEdge", None)  # since torch 2.1
 
 
+def copied_gradients(outputs: Sequence[Tensor], pooled: Sequence[Tensor]) -> list[StageGradient]:
+    """
+    Derivatives by pooled features of which the head has read a copy for each output: one backward
+    pass gives those of all outputs, in as many operations as for one of them.
+
+    Args:
+        outputs: T of (N T,); row i depends on copy i of the pooled features alone. Of the last
+            instance no output is differentiated.
+        pooled: of each stage (N, T, C, R, S), leaves.
+    """
+    like, count = outputs[0], len(outputs)
+    seeds = torch.eye(count, dtype=like.dtype, device=like.device).repeat(len(pooled[0]), 1)
+    seeds[-count:] = 0
+    found = torch.autograd.grad(outputs, pooled, seeds.unbind(dim=1), allow_unused=True)
+    return [gradient if gradient is None else (list(range(count)), gradient) for gradient in found]
+
+
 def pooled_gradients(
     outputs: Sequence[Tensor], pooled: Sequence[Tensor], hooked: bool = False
-) -> list[tuple[list[int], Tensor] | None]:
+) -> list[StageGradient]:
     """
     Derivatives of outputs by pooled features of one stage or several. The graph is retained.
 
     Args:
-        outputs: T of (N,); row i depends on row i of the pooled features alone.
+        outputs: T of (N,), or of the first rows; row i depends on row i of the pooled features
+            alone.
         pooled: of each stage (N, C, R, S), leaves.
         hooked: whether a tensor between the two may have hooks, which the graph does not show.
-
-    Returns:
-        For each stage, which outputs depend on it, and their derivatives (N, t, C, R, S); None
-        where none does.
     """
     consumers = _consumers(outputs)
     layers = [None if hooked else _FirstLayer.find(leaf, consumers) for leaf in pooled]
     ends: list[Any] = [
         leaf if layer is None else layer.edge for leaf, layer in zip(pooled, layers, strict=True)
     ]
-    gradients = _together(outputs, ends) if windows.computes_together(pooled[0].device) else None
-    if gradients is None:
-        gradients = [
-            torch.autograd.grad(output.sum(), ends, retain_graph=True, allow_unused=True)
-            for output in outputs
-        ]
-    stages: list[tuple[list[int], Tensor] | None] = []
+    gradients = [
+        torch.autograd.grad(output.sum(), ends, retain_graph=True, allow_unused=True)
+        for output in outputs
+    ]
+    stages: list[StageGradient] = []
     for leaf, layer, of_stage in zip(pooled, layers, zip(*gradients, strict=True), strict=True):
         used = [number for number, gradient in enumerate(of_stage) if gradient is not None]
         if not used:
@@ -70,33 +86,6 @@ def pooled_gradients(
         carried = stacked if layer is None else layer.carry(stacked)
         stages.append((used, carried.view(len(leaf), len(used), *leaf.shape[1:])))
     return stages
-
-
-def _together(outputs: Sequence[Tensor], ends: list[Any]) -> list[tuple[Tensor | None, ...]] | None:
-    """
-    The gradients of each output, those of outputs that depend on the same ends by one vectorised
-    backward pass; None where an operation does not support that.
-    """
-    groups = defaultdict(list)
-    for number, read in enumerate(reads(outputs, ends)):
-        groups[tuple(read)].append(number)
-    gradients: list[list[Tensor | None]] = [[None] * len(ends) for _ in outputs]
-    for which, numbers in groups.items():
-        chosen = [number for number, read in enumerate(which) if read]
-        if not chosen:
-            continue
-        sums = torch.stack([outputs[number].sum() for number in numbers])
-        seeds = torch.eye(len(numbers), dtype=sums.dtype, device=sums.device)
-        try:
-            found = torch.autograd.grad(
-                sums, [ends[n] for n in chosen], seeds, retain_graph=True, is_grads_batched=True
-            )
-        except RuntimeError:  # vmap has no rule for the operation; also NotImplementedError.
-            return None
-        for end, of_end in zip(chosen, found, strict=True):
-            for number, gradient in zip(numbers, of_end.unbind(), strict=True):
-                gradients[number][end] = gradient
-    return [tuple(of_output) for of_output in gradients]
 
 
 def reads(outputs: Iterable[Tensor], ends: Iterable[Any]) -> list[list[bool]]:
@@ -168,8 +157,6 @@ class _FirstLayer:
             (N T, C R S).
         """
         rows = gradients.flatten(0, 1)
-        if rows.device.type != "cpu":
-            return rows @ self.weight
         # The same product as a convolution: oneDNN's is as fast as MKL's on Intel's processors,
         # and faster on others.
         return F.conv1d(self.weight[None], rows[:, :, None])[0]

@@ -131,9 +131,14 @@ class BoxPooling:
             [(top, left, height, width) for top, left, height, width, *_ in known],
         )
 
-    def extents(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns of some windows."""
-        return self.windows[index, 2], self.windows[index, 3]
+    def inside(self, grids: Grids) -> list[Tensor]:
+        """The weights of rows and columns, zero for those that lie off the feature map."""
+        of_axes = []
+        for axis, weights in enumerate((self.rows, self.columns)):
+            cell = self.windows[:, axis, None] + torch.arange(weights.shape[2])
+            length = (grids.rows, grids.columns)[axis]
+            of_axes.append(weights * ((cell >= 0) & (cell < length[:, None]))[:, None])
+        return of_axes
 
     def smoothed(self, sigma: float) -> BoxPooling:
         """

@@ -1,4 +1,4 @@
-"""Cutting windows out of feature maps, pasting them back, and adding them up."""
+"""Cutting windows out of feature maps, pasting them back, and joining them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "add_windows",
     "computes_together",
     "cut_window",
     "cut_windows",
     "join_windows",
     "paste_window",
-    "placed",
     "refined",
+    "temporary_bytes",
 ]
 
 Window = tuple[int, int, int, int]
@@ -109,33 +108,6 @@ def refined(values: Tensor, ratio: int) -> Tensor:
     return finer / ratio**2
 
 
-def add_windows(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """
-    Sum of several windows of each of N instances, on windows that cover all of them.
-
-    Args:
-        windows: values (N, T, h, w) and origins (N, 2) of each summand; shapes may differ.
-    """
-    if len(windows) == 1:
-        return windows[0]
-    first = torch.stack([origins for _, origins in windows]).amin(dim=0)
-    last = torch.stack([o + o.new_tensor(v.shape[-2:]) for v, o in windows]).amax(dim=0)
-    values = windows[0][0]
-    height, width = (last - first).amax(dim=0).tolist() if len(first) else (0, 0)
-    if computes_together(values.device):
-        parts = []
-        for values, origins in windows:
-            extents = [torch.full_like(origins[:, 0], side) for side in values.shape[-2:]]
-            parts.append(placed(values.flatten(2), extents, (height, width), origins - first))
-        return torch.stack(parts).sum(dim=0), first
-    total = values.new_zeros((*values.shape[:2], height, width))
-    for values, origins in windows:
-        for i, (row, column) in enumerate((origins - first).tolist()):
-            window = total[i, :, row : row + values.shape[-2], column : column + values.shape[-1]]
-            window += values[i]
-    return total, first
-
-
 def computes_together(device: torch.device) -> bool:
     """
     Whether windows of different sizes are computed together, padded to one, or one at a time: one
@@ -144,37 +116,6 @@ def computes_together(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def placed(
-    values: Tensor,
-    extents: Sequence[Tensor],
-    size: Sequence[int],
-    shift: Tensor | None = None,
-    ratio: Tensor | None = None,
-) -> Tensor:
-    """
-    Windows of N instances at their places among others, in a number of operations that does not
-    depend on N.
-
-    Args:
-        values: (N, T, a), the cells of each window, row by row, and perhaps more after them.
-        extents: rows and columns of each window, (N,).
-        size: (rows, columns) of what is returned.
-        shift: (N, 2), the place there of each window's first cell; None for the first one.
-        ratio: (N,), cells of what is returned along a side of a window's, see :func:`refined`.
-
-    Returns:
-        (N, T, rows, columns), zero outside of the windows.
-    """
-    y = torch.arange(size[0], device=values.device)[:, None]
-    x = torch.arange(size[1], device=values.device)
-    if shift is not None:
-        y, x = y - shift[:, 0, None, None], x - shift[:, 1, None, None]
-    if ratio is not None:
-        times = ratio[:, None, None]
-        y, x = (position.div(times, rounding_mode="floor") for position in (y, x))
-        values = values / times**2
-    height, width = (extent[:, None, None] for extent in extents)
-    inside = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).flatten(1)
-    cell = (y * width + x).flatten(1).masked_fill(~inside, 0)
-    found = values.gather(2, cell[:, None].expand(-1, values.shape[1], -1))
-    return (found * inside[:, None]).view(*values.shape[:2], *size)
+def temporary_bytes(max_bytes: int, device: torch.device) -> int:
+    """The bound on temporary tensors there: an accelerator has more memory than a CPU has caches."""
+    return 8 * max_bytes if computes_together(device) else max_bytes

@@ -17,7 +17,7 @@ from torch import Tensor
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import combine
 from odam_d2.core.probabilities import linearised, loses_digits, rescaled
-from odam_d2.core.targets import DEFAULT_TARGETS, SIDES, outward
+from odam_d2.core.targets import DEFAULT_TARGETS, SIDES
 from odam_d2.structures import OdamMaps
 
 from .adapters.trace import Decisions
@@ -171,7 +171,8 @@ class Side(Target):
     name: str
 
     def of(self, decisions: Decisions) -> Differentiable:
-        return Differentiable.as_computed(outward(decisions.boxes)[:, SIDES.index(self.name)])
+        side = decisions.boxes[:, SIDES.index(self.name)]
+        return Differentiable.as_computed(-side if self.name in ("left", "top") else side)
 
 
 @register_target(*SIDES)

@@ -30,8 +30,10 @@ __all__ = [
     "check_head",
     "check_images",
     "check_levels",
+    "check_not_read",
     "check_outputs",
     "check_pooled",
+    "no_gradients",
     "rounding",
 ]
 
@@ -169,6 +171,14 @@ def check_pooled(name: str, kept: Tensor, again: Tensor) -> None:
     require((off <= _POOLED_TOLERANCE * torch.finfo(kept.dtype).eps * size).all(), error)
 
 
+def no_gradients(name: str) -> UnsupportedModelError:
+    """The error for a model, given its name, whose box head does not know what it came from."""
+    return unexplained(
+        f"{name}: its box head computes without gradients (no_grad or detach), so it has no "
+        "heat maps"
+    )
+
+
 @torch.enable_grad()
 def check_apart(name: str, predict: Callable[[Tensor], tuple[Tensor, ...]], pooled: Tensor) -> None:
     """
@@ -184,12 +194,20 @@ def check_apart(name: str, predict: Callable[[Tensor], tuple[Tensor, ...]], pool
     if value.requires_grad:
         (gradient,) = torch.autograd.grad(value, pair, allow_unused=True)
     if gradient is None:
-        raise unexplained(
-            f"{name}: its box head computes without gradients (no_grad or detach), so it has no "
-            "heat maps"
-        )
+        raise no_gradients(name)
+    check_not_read(name, gradient[1])
+
+
+def check_not_read(name: str, gradient: Tensor) -> None:
+    """
+    Refuse to explain when what is said of one proposal depends on another one.
+
+    Args:
+        name: of the model and its own parts.
+        gradient: of what is said of some, with respect to what was pooled for another.
+    """
     require(
-        _is_zero(gradient[1]),
+        _is_zero(gradient),
         lambda: unexplained(
             f"{name}: what it says of one proposal depends on the other ones, so its heat map is "
             "not one of what was pooled for it alone"

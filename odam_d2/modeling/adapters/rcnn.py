@@ -170,14 +170,14 @@ class RCNNAdapter(HeadAdapter):
             regions: of the detections of all images.
             classes: for each image (n,).
         """
-        levels = [self.head.levels(Boxes(boxes)) for boxes in regions.boxes.unbind(dim=1)]
+        levels = self.head.levels(Boxes(regions.boxes.flatten(0, 1)))
         return Trace(
             images=images.tensor,
             image_sizes=images.image_sizes,
             features=features,
             image=Trace.image_of(classes, regions.boxes.device),
             classes=torch.cat(list(classes)),
-            levels=torch.stack(levels, dim=1),
+            levels=levels.view(regions.boxes.shape[:2]),
             places=regions,
             versions=versions(features),
         )
@@ -286,11 +286,16 @@ class RCNNAdapter(HeadAdapter):
         """
         if not len(trace):
             return
-        rows = torch.arange(len(trace), device=trace.image.device)
         calls = trace.places.calls
         if calls is None or not calls.is_pooled(trace.features):
-            self._pool_again(trace, rows)
-        pair = trace.select(rows[:2])
+            self._pool_again(trace, torch.arange(len(trace), device=trace.image.device))
+
+    def check_apart(self, trace: Trace[Regions]) -> None:
+        """
+        Raises:
+            UnsupportedModelError: what is said of N > 0 proposals depends on other ones.
+        """
+        pair = trace.select(torch.arange(min(2, len(trace)), device=trace.image.device))
         for stage, features in zip(self.head.stages, self.pooled(pair), strict=True):
             check_apart(self.name, stage.predict, features)
 
@@ -316,6 +321,7 @@ class RCNNAdapter(HeadAdapter):
         return replace(super().retrace(trace), places=Regions(trace.places.boxes))
 
     def evaluate(self, features: list[Tensor], trace: Trace[Regions]) -> Decisions:
+        self.check_apart(trace)
         return self.decide_pooled(self._pool(features, trace), trace)
 
     def decide(self, trace: Trace[Regions]) -> Decisions:
@@ -348,7 +354,8 @@ class RCNNAdapter(HeadAdapter):
             predictions = predict(features)
             logits.append(predictions[0])
             probabilities += predictor.predict_probs(predictions, given)
-            (boxes,) = predictor.predict_boxes(predictions, given)
+        # Boxes are those of the last stage.
+        (boxes,) = predictor.predict_boxes(predictions, given)
         # One box for each class, or one for all of them.
         row = torch.arange(len(trace), device=boxes.device)
         boxes = boxes.view(len(row), -1, 4)

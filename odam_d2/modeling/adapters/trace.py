@@ -140,10 +140,10 @@ class Decisions:
         """(N,), probability of each detection's class."""
         return self.probabilities.gather(1, self.classes[:, None]).squeeze(1)
 
-    def detach(self) -> Decisions:
-        """Without the graph, and without what needs it."""
-        logits = None if self.logits is None else self.logits.detach()
-        return Decisions(self.classes, self.probabilities.detach(), self.boxes.detach(), logits)
+    def detach(self, rows: slice = slice(None)) -> Decisions:
+        """Some of them, without the graph, and without what needs it."""
+        values = (self.classes, self.probabilities, self.boxes, self.logits)
+        return Decisions(*(None if x is None else x.detach()[rows] for x in values))
 
     def first(self, count: int) -> Decisions:
         """Of so many detections, without the closed form."""

@@ -5,23 +5,25 @@ all instances gives every instance's gradient (design: "two-stage heads").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from odam_d2.core.pooled_gradients import pooled_gradients
+from odam_d2.core import windows as core_windows
+from odam_d2.core.pooled_gradients import StageGradient, copied_gradients, pooled_gradients
 from odam_d2.core.pooled_windows import pooled_heat_maps
-from odam_d2.core.windows import add_windows, join_windows
+from odam_d2.core.windows import join_windows, temporary_bytes
+from odam_d2.modeling.adapters.checks import check_not_read, no_gradients
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
-from odam_d2.modeling.targets import Targets
+from odam_d2.modeling.targets import Differentiable, Targets
 
 from .head_maps import HeadMaps, algorithm, autograd_head_maps, head_maps
 
-__all__ = ["stage_windows"]
+__all__ = ["pooled_windows"]
 
 
 @algorithm.register
@@ -35,11 +37,14 @@ def _(
 ) -> HeadMaps:
     if not adapter.head.pools_plainly:
         return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
-    rows = torch.arange(len(trace), device=trace.image.device)
     # Pooled features, and the gradient of each target by them.
-    size = max(1, max_bytes // (adapter.pooled_bytes(trace) * (len(targets) + 1)))
+    most = temporary_bytes(max_bytes, trace.image.device)
+    size = max(1, most // (adapter.pooled_bytes(trace) * (len(targets) + 1)))
+    if len(trace) <= size:
+        return _maps(adapter, trace, targets, sigma, most)
+    rows = torch.arange(len(trace), device=trace.image.device)
     parts = [
-        (index, _maps(adapter, trace.select(index), targets, sigma, max_bytes))
+        (index, _maps(adapter, trace.select(index), targets, sigma, most))
         for index in rows.split(size)
     ]
     joined = join_windows([(index, maps.values, maps.origins) for index, maps in parts], len(rows))
@@ -73,68 +78,64 @@ def _maps(
     adapter: RCNNAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
 ) -> HeadMaps:
     """Of instances whose pooled gradients fit into memory together."""
+    count, device = len(trace), trace.image.device
+    copies = len(targets) if core_windows.computes_together(device) else 1
     # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
     # rounds otherwise, a ReLU of the head may open or close, and the gradient jumps.
-    pooled = [features.detach() for features in adapter.pooled(trace)]
+    # One more at the end, of which no target is read: nothing may depend on it.
+    pooled = [torch.cat([x, x[:1]]).detach() for x in adapter.pooled(trace)]
+    rows = torch.arange((count + 1) * copies, device=device) // copies % count
     with torch.enable_grad():
-        for features in pooled:
-            features.requires_grad_()
+        leaves = [
+            x[:, None].expand(-1, copies, *x.shape[1:]) if copies > 1 else x for x in pooled
+        ]
+        for leaf in leaves:
+            leaf.requires_grad_()
         # Copies, since a head may begin with something in place.
+        read = [leaf.clone(memory_format=torch.contiguous_format) for leaf in leaves]
+        read = [x.view(-1, *leaf.shape[-3:]) for x, leaf in zip(read, leaves, strict=True)]
         with _TensorHooks() as hooks:
-            decisions = adapter.decide_pooled([features.clone() for features in pooled], trace)
-        scalars = targets.of(decisions)
-        outputs = [scalar.values for scalar in scalars]
-        gradients = pooled_gradients(outputs, pooled, hooked=hooks.found)
-    windows = []
+            decisions = adapter.decide_pooled(read, trace.select(rows))
+        outputs = [scalar.values for scalar in (scalars := targets.of(decisions))]
+        if copies > 1:
+            gradients = copied_gradients(outputs, leaves)
+        else:
+            outputs = [values[:-1] for values in outputs]
+            gradients = pooled_gradients(outputs, leaves, hooked=hooks.found)
+    if gradients[-1] is None:
+        raise no_gradients(adapter.name)
     for stage, of_stage in enumerate(gradients):
-        # Sides of a cascade's boxes owe nothing to any stage but the last.
         if of_stage is not None:
-            used, gradient = of_stage
-            values, origins = stage_windows(adapter, trace, stage, gradient, sigma, max_bytes)
-            windows.append((_among(values, used, len(scalars)), origins))
-    values, origins = add_windows(windows)
-    return HeadMaps.of(values.relu_(), origins, scalars, decisions)
+            check_not_read(adapter.name, of_stage[1][-1])
+            gradients[stage] = (of_stage[0], of_stage[1][:-1])
+    values, origins = pooled_windows(adapter, trace, gradients, len(targets), sigma, max_bytes)
+    each = slice(0, count * copies, copies)
+    scalars = [Differentiable(*(x[each] for x in scalar)) for scalar in scalars]
+    return HeadMaps.of(values.relu_(), origins, scalars, decisions.detach(each))
 
 
-def stage_windows(
+def pooled_windows(
     adapter: RCNNAdapter,
     trace: Trace,
-    stage: int,
-    gradient: Tensor,
+    gradients: Sequence[StageGradient],
+    num_targets: int,
     sigma: float,
     max_bytes: int,
 ) -> tuple[Tensor, Tensor]:
     """
-    Carry gradients of one stage's pooled features to the maps that they came from.
-
-    Args:
-        gradient: of each target, (n, T, C, R, S).
+    Carry gradients of pooled features to the maps that these came from.
 
     Returns:
         Signed values (n, T, h, w) and origins (n, 2), on the finest of each instance's levels.
     """
-    level, ratio = trace.levels[:, stage], None
-    if trace.levels.shape[1] > 1:
-        strides = trace.features[0].new_tensor(adapter.strides)
-        ratio = (strides[level] / strides[trace.levels.amin(dim=1)]).round().long()
     return pooled_heat_maps(
         trace.features,
-        # Boxes are float32 in Detectron2; RoIAlign computes in the dtype of the features.
-        trace.places.boxes[:, stage].to(trace.features[0].dtype),
+        trace.places.boxes,
         trace.image,
-        level,
-        gradient,
+        trace.levels,
+        gradients,
         [adapter.head.spec(number) for number in range(len(trace.features))],
+        num_targets=num_targets,
         sigma=sigma,
-        ratio=ratio,
         max_bytes=max_bytes,
     )
-
-
-def _among(values: Tensor, used: list[int], count: int) -> Tensor:
-    """Windows (n, T, h, w) of all of so many targets, zero but for those that are given."""
-    if len(used) == count:
-        return values
-    total = values.new_zeros((len(values), count, *values.shape[-2:]))
-    total[:, used] = values
-    return total

@@ -17,7 +17,7 @@ from odam_d2.core.gradients import precise
 from odam_d2.modeling.adapters.pooled_calls import Regions
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Trace
-from odam_d2.modeling.attribution.pooled import stage_windows
+from odam_d2.modeling.attribution.pooled import pooled_windows
 from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, limited
 from odam_d2.modeling.settings import ExplainSettings
@@ -184,7 +184,7 @@ def _check_heads(
     call.see((images.tensor, features))
     recording = adapter.new_recording()
     recording.backbone_calls.append(call)
-    heads = adapter.reading_heads(recording, boxes, classes, lambda trace: None)
+    heads = adapter.reading_heads(recording, boxes, classes, adapter.check_apart)
     heads.forward(images, features, list(proposals))
 
 
@@ -253,7 +253,8 @@ def _maps(
         gradient = _logit_gradients(adapter, trace, of_images, classes, training)
         max_bytes = _KEPT_CHUNKS * settings.max_bytes
         sigma = settings.smoothing_sigma
-        values, origins = stage_windows(adapter, trace, 0, gradient[:, None], sigma, max_bytes)
+        gradients = [([0], gradient[:, None])]
+        values, origins = pooled_windows(adapter, trace, gradients, 1, sigma, max_bytes)
         windows = (values.relu(), origins)
         return positives(adapter, trace, windows, labels, training.grid_stride)
 
