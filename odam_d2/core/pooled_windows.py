@@ -20,6 +20,7 @@ from odam_d2.core.windows import cut_windows, refined
 
 __all__ = ["pooled_heat_maps"]
 
+
 def pooled_heat_maps(
     features: Sequence[Tensor],
     boxes: Tensor,
@@ -56,10 +57,11 @@ def pooled_heat_maps(
     like, count = given[0][1], len(boxes)
     if not count:
         return like.new_zeros((0, num_targets, 0, 0)), level.new_zeros((0, 2))
-    # Windows are laid out on the host, which must know their sizes, and has so few numbers faster.
+    # Laid out on the host, which must know how large windows are, and has few numbers faster.
     known = torch.cat([boxes.flatten(1).double(), level, image[:, None]], dim=1).cpu()
-    boxes = known[:, : boxes[0].numel()].view(count, -1, 4)[:, used].to(features[0].dtype)
-    level, image = known[:, boxes[0].numel() : -1].long(), known[:, -1].long().repeat(len(used))
+    corners, level, image = known.split([4 * len(gradients), len(gradients), 1], dim=1)
+    boxes = corners.view(count, -1, 4)[:, used].to(features[0].dtype)
+    level, image = level.long(), image.long().flatten().repeat(len(used))
     scales = known.new_tensor([spec.spatial_scale for spec in specs])
     ratio = (scales[level.amin(dim=1, keepdim=True)] / scales[level]).round().long()[:, used]
     level, ratio = level[:, used].t().flatten(), ratio.t().flatten()

@@ -117,5 +117,5 @@ def computes_together(device: torch.device) -> bool:
 
 
 def temporary_bytes(max_bytes: int, device: torch.device) -> int:
-    """The bound on temporary tensors there: an accelerator has more memory than a CPU has caches."""
+    """The bound on temporary tensors there: an accelerator has more memory, and waits for each."""
     return 8 * max_bytes if computes_together(device) else max_bytes

@@ -157,6 +157,8 @@ class OdamMaps:
         targets = maps_list[0].targets
         if any(maps.targets != targets for maps in maps_list):
             raise ValueError(f"targets differ: {sorted({maps.targets for maps in maps_list})}")
+        if len(maps_list) == 1:
+            return maps_list[0]
         height = max(maps.values.shape[-2] for maps in maps_list)
         width = max(maps.values.shape[-1] for maps in maps_list)
         fields = {n: torch.cat([getattr(m, n) for m in maps_list]) for n in _TENSORS[1:]}

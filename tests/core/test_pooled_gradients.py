@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from odam_d2.core.pooled_gradients import pooled_gradients
+from odam_d2.core.pooled_gradients import copied_gradients, pooled_gradients
 
 N, C, R, S, WIDTH = 3, 4, 2, 5, 6
 FLAT = C * R * S
@@ -157,7 +157,7 @@ def check(outputs, pooled, tolerance=1e-12):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("kind", SPLIT + WHOLE)
-def test_heads_that_begin_in_many_ways(together, kind, frozen):
+def test_heads_that_begin_in_many_ways(kind, frozen):
     torch.manual_seed(1)
     head = kind().double().requires_grad_(not frozen)
     (leaf,) = leaves()
@@ -187,7 +187,7 @@ def test_a_weight_that_is_not_contiguous():
     check(head(leaf.clone()).unbind(dim=1), [leaf])
 
 
-def test_stages_that_some_outputs_do_not_read(together):
+def test_stages_that_some_outputs_do_not_read():
     """A cascade's scores are of all stages, its sides of the last; and here nobody reads one."""
     heads, pooled = [Head().double() for _ in range(3)], leaves(4)
     pooled_of_heads = [leaf.clone() for leaf in pooled[:3]]
@@ -196,27 +196,29 @@ def test_stages_that_some_outputs_do_not_read(together):
     check(outputs, pooled)
 
 
-def test_stages_that_share_their_head(together):
+def test_stages_that_share_their_head():
     head, pooled = Head().double(), leaves(2)
     first, second = (head(leaf.clone()) for leaf in pooled)
     check([first[:, 0] + second[:, 0], second[:, 1]], pooled)
 
 
-class _Cube(torch.autograd.Function):
-    """Of somebody who did not think of vmap."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**3
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        assert float(gradient.sum()) == float(gradient.sum())  # a number of a batch is none
-        return 3 * x**2 * gradient
-
-
-def test_an_operation_that_cannot_be_vectorised(together):
-    (leaf,) = leaves()
-    check(Head().double()(_Cube.apply(leaf.clone())).unbind(dim=1), [leaf])
+def test_copies_for_each_output_give_the_same_in_one_pass():
+    """
+    Of two stages, of which an output reads one only, which is then zero; and of the last instance,
+    of which nothing is differentiated.
+    """
+    heads, pooled = [Head().double() for _ in range(2)], leaves(3)
+    first, second = (head(leaf.clone()) for head, leaf in zip(heads, pooled[:2], strict=True))
+    expected = pooled_gradients([(first + second)[:-1, 1], second[:-1, 0]], pooled)
+    copies = [x.detach()[:, None].expand(-1, 2, -1, -1, -1).requires_grad_() for x in pooled]
+    calls = []
+    copies[0].register_hook(calls.append)
+    first, second = (head(x.flatten(0, 1)) for head, x in zip(heads, copies[:2], strict=True))
+    found = copied_gradients([(first + second)[:, 1], second[:, 0]], copies)
+    assert len(calls) == 1
+    assert found[2] is None
+    for (targets, gradient), (used, of_used) in zip(found[:2], expected[:2], strict=True):
+        assert targets == [0, 1]
+        torch.testing.assert_close(gradient[:, used], of_used)
+    assert not found[0][1][:, 1].any()
+    assert not found[1][1][-1].any()

@@ -60,9 +60,12 @@ def roi_align(feature, boxes, spec):
 
 
 def heat_maps(feature, boxes, gradient, spec, sigma=0.0, **options):
+    image, level = first_of(boxes)
+    stages = [(list(range(gradient.shape[1])), gradient)]
     return pooled_heat_maps(
-        [feature[None]], boxes, *first_of(boxes), gradient, [spec], sigma=sigma, **options
-    )
+        [feature[None]], boxes[:, None], image, level[:, None], stages, [spec],
+        num_targets=gradient.shape[1], sigma=sigma, **options,
+    )  # fmt: skip
 
 
 def reference(feature, boxes, spec):
@@ -131,31 +134,66 @@ def test_no_boxes(together):
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.7])
-def test_boxes_of_several_levels_and_images(together, sigma):
-    """As each of them alone; half of them on a grid that is finer than their level's."""
+@pytest.mark.parametrize("max_bytes", [2**10, 2**26])
+def test_boxes_of_several_levels_images_and_stages(together, sigma, max_bytes):
+    """
+    The sum of each stage's box alone, on the finest of the instance's levels; no output depends on
+    the first of three stages, which counts as one of the instance's levels nevertheless.
+    """
     generator = torch.Generator().manual_seed(5)
-    boxes = boxes_over_borders(1 / 8, torch.float64, 12)
-    # Another number of samples, another frame.
-    specs = [RoIAlignSpec((3, 2), 1 / 4, 0, True), RoIAlignSpec((3, 2), 1 / 8, 2, False)]
-    features = [torch.rand(2, 3, h, w, dtype=torch.float64, generator=generator)
-                for h, w in ((26, 41), (13, 20))]  # fmt: skip
-    image, level = torch.arange(len(boxes)) % 2, torch.arange(len(boxes)) // 2 % 2
-    ratio = torch.tensor([1, 3, 2])[torch.arange(len(boxes)) % 3]
-    gradient = torch.randn(len(boxes), 2, 3, 3, 2, dtype=torch.float64, generator=generator)
-    maps, origins = pooled_heat_maps(
-        features, boxes, image, level, gradient, specs, sigma=sigma, ratio=ratio
+    count = 12
+    boxes = torch.stack(
+        [boxes_over_borders(1 / 8, torch.float64, count - 7, seed) for seed in range(3)], dim=1
     )
-    for i, (of_image, of_level) in enumerate(zip(image.tolist(), level.tolist(), strict=True)):
-        one, origin = heat_maps(
-            features[of_level][of_image], boxes[[i]], gradient[[i]], specs[of_level], sigma
-        )
-        times = int(ratio[i])
-        expected = refined(one[0], times)
-        assert torch.equal(origins[i], origin[0] * times)
-        height, width = expected.shape[-2:]
-        torch.testing.assert_close(maps[i, :, :height, :width], expected)
-        assert not maps[i, :, height:].any()
-        assert not maps[i, :, :, width:].any()
+    boxes[3] = torch.tensor([9.0, 9, 17, 17])  # as RoIAlign reads it, at three places
+    # Another number of samples, another frame.
+    specs = [RoIAlignSpec((3, 2), 1 / 4, 0, True), RoIAlignSpec((3, 2), 1 / 8, 2, False),
+             RoIAlignSpec((3, 2), 1 / 16, 1, True)]  # fmt: skip
+    features = [torch.rand(2, 3, h, w, dtype=torch.float64, generator=generator)
+                for h, w in ((26, 41), (13, 20), (7, 10))]  # fmt: skip
+    image = torch.arange(count) % 2
+    level = torch.randint(3, (count, 3), generator=generator)
+    gradients = [
+        torch.randn(count, 2, 3, 3, 2, dtype=torch.float64, generator=generator) for _ in range(2)
+    ]
+    maps, origins = pooled_heat_maps(
+        features, boxes, image, level, [None, *(([0, 1], of) for of in gradients)], specs,
+        num_targets=2, sigma=sigma, max_bytes=max_bytes,
+    )  # fmt: skip
+    grid = (140, 160)  # that holds all of them, moved by 20 cells of the finest level
+    for i in range(count):
+        total = torch.zeros(2, *grid, dtype=torch.float64)
+        finest = int(level[i].min())
+        for stage, gradient in ((1, gradients[0]), (2, gradients[1])):
+            of_level = int(level[i, stage])
+            one, origin = heat_maps(
+                features[of_level][image[i]], boxes[[i], stage], gradient[[i]], specs[of_level],
+                sigma,
+            )  # fmt: skip
+            times = 2 ** (of_level - finest)
+            part = refined(one[0], times)
+            place = (origin[0] * times + 20).tolist()
+            total += paste_window(part, (*place, *part.shape[-2:]), grid)
+        place = (origins[i] + 20).tolist()
+        found = paste_window(maps[i], (*place, *maps.shape[-2:]), grid)
+        torch.testing.assert_close(found, total)
+
+
+def test_stages_of_which_some_targets_know_nothing():
+    """A cascade's sides owe nothing to a stage but the last: the class alone has two summands."""
+    spec, feature = RoIAlignSpec((2, 2), 1 / 4), torch.rand(3, *GRID)
+    boxes = torch.tensor([[[8.0, 8, 24, 40], [0.0, 4, 60, 12]]])
+    first, last = torch.rand(1, 1, 3, 2, 2), torch.rand(1, 2, 3, 2, 2)
+    image, level = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64)
+    maps, _ = pooled_heat_maps(
+        [feature[None]], boxes, image, level, [([1], first), ([0, 1], last)], [spec], num_targets=2
+    )
+    zeros = torch.cat([torch.zeros_like(first), first], dim=1)
+    both, _ = pooled_heat_maps(
+        [feature[None]], boxes, image, level, [([0, 1], zeros), ([0, 1], last)], [spec],
+        num_targets=2,
+    )  # fmt: skip
+    torch.testing.assert_close(maps, both)
 
 
 def test_a_window_has_no_more_cells_than_its_samples_need():

@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from odam_d2.core.windows import (
-    add_windows,
     cut_window,
     cut_windows,
     join_windows,
@@ -26,41 +23,6 @@ def whole(values, origins, grid=GRID):
 def numbers(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(*shape, generator=generator, dtype=torch.float64)
-
-
-summand = st.tuples(st.integers(1, 4), st.integers(1, 5),
-                    st.lists(st.tuples(st.integers(-2, 5), st.integers(-2, 6)), min_size=2,
-                             max_size=2))  # fmt: skip
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(summand, min_size=1, max_size=3))
-def test_a_sum_of_windows_is_the_sum_of_maps(together, summands):
-    """Of two instances and three targets; windows overlap, or lie apart, at negative places too."""
-    parts = [(numbers(2, 3, h, w, seed=k), torch.tensor(origins))
-             for k, (h, w, origins) in enumerate(summands)]  # fmt: skip
-    total, first = add_windows(parts)
-    grid = (14, 16)  # that holds all of them, moved by two cells
-    expected = sum(whole(values, origins + 2, grid) for values, origins in parts)
-    torch.testing.assert_close(whole(total, first + 2, grid), expected)
-    # As large as need be for the instance that is spread most, and no larger.
-    most = [
-        max(
-            max(o[i][axis] + part.shape[2 + axis] for part, o in parts)
-            - min(o[i][axis] for _, o in parts)
-            for i in range(2)
-        )
-        for axis in (0, 1)
-    ]
-    assert list(total.shape[-2:]) == [int(side) for side in most]
-
-
-def test_one_summand_is_handed_on_and_none_is_no_error(together):
-    values, origins = numbers(2, 1, 3, 3), torch.tensor([[0, 0], [1, 2]])
-    assert add_windows([(values, origins)])[0] is values
-    nobody = torch.zeros(0, 2, dtype=torch.long)
-    total, first = add_windows([(numbers(0, 1, 3, 3), nobody), (numbers(0, 1, 2, 2), nobody)])
-    assert (total.shape[:2], first.shape) == ((0, 1), (0, 2))
 
 
 def test_groups_are_joined_in_the_order_of_instances():

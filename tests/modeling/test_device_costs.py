@@ -9,23 +9,27 @@ from pretend_device import DEVICE, counted, pretend
 from training_cases import crowded_images, labelled_images, losses_of, training_model
 
 MOST_WAITS = 6  # that explaining an image adds to inference
-MOST_OPERATIONS = {"retinanet": 900, "fcos": 900}
+MOST_OPERATIONS = {
+    "faster": 600, "mask": 600, "keypoint": 600, "panoptic": 600, "dc5": 600,
+    "c4": 640,  # whose box head has ten convolutions with norms
+    "cascade": 700,  # which has three heads
+    "retinanet": 900, "fcos": 900,
+}  # fmt: skip
 MOST_OPERATIONS_OF_TRAINING = 1500  # that the loss on heat maps adds to an iteration
 
 
-@pytest.mark.parametrize("family", ["faster", "mask", "keypoint", "panoptic", "retinanet", "fcos"])
-def test_explaining_waits_a_few_times_an_image(family):
-    few, many = cost_of(family, 10), cost_of(family, 60)
-    assert (few.instances, many.instances) == (10, 60)
-    for found in (few, many):
-        assert found.added.syncs <= MOST_WAITS, found.added.places
-
-
 @pytest.mark.parametrize("family", MOST_OPERATIONS)
-def test_explaining_adds_as_many_operations_whatever_is_found(family):
+def test_explaining_an_image(family):
     few, many = cost_of(family, 10), cost_of(family, 100)
     assert (few.instances, many.instances) == (10, 100)
-    assert few.added.operations == many.added.operations <= MOST_OPERATIONS[family]
+    for found in (few, many):
+        assert found.added.syncs <= MOST_WAITS, found.added.places
+        assert found.added.operations <= MOST_OPERATIONS[family]
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_dense_detectors_take_as_many_operations_whatever_is_found(family):
+    assert cost_of(family, 10).added.operations == cost_of(family, 100).added.operations
 
 
 def training_cost(case, images, *opts, loss="OdamTrainLoss"):

@@ -177,8 +177,8 @@ def test_only_what_a_target_reads_is_differentiated(monkeypatch, name, owner, fu
     """The class reads one tower, a side the other one or the last stage: the rest is None."""
     found, original = [], getattr(owner, function)
 
-    def record(*args):
-        found.append(original(*args))
+    def record(*args, **kwargs):
+        found.append(original(*args, **kwargs))
         return found[-1]
 
     monkeypatch.setattr(owner, function, record)

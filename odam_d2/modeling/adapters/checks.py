@@ -19,7 +19,7 @@ from torch import Tensor
 
 from odam_d2.core.gradients import precise
 from odam_d2.modeling.conditions import require
-from odam_d2.modeling.errors import unexplained
+from odam_d2.modeling.errors import UnsupportedModelError, unexplained
 from odam_d2.modeling.precision import product_dtype
 from odam_d2.modeling.views import Call
 

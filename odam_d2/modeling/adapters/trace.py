@@ -142,8 +142,12 @@ class Decisions:
 
     def detach(self, rows: slice = slice(None)) -> Decisions:
         """Some of them, without the graph, and without what needs it."""
-        values = (self.classes, self.probabilities, self.boxes, self.logits)
-        return Decisions(*(None if x is None else x.detach()[rows] for x in values))
+        return Decisions(
+            self.classes[rows],
+            self.probabilities.detach()[rows],
+            self.boxes.detach()[rows],
+            None if self.logits is None else self.logits.detach()[rows],
+        )
 
     def first(self, count: int) -> Decisions:
         """Of so many detections, without the closed form."""

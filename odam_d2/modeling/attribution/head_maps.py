@@ -51,10 +51,15 @@ class HeadMaps(NamedTuple):
         origins: Tensor,
         scalars: Sequence[Differentiable],
         decisions: Decisions,
+        rows: slice = slice(None),
     ) -> HeadMaps:
-        exponents = torch.stack([scalar.exponents for scalar in scalars], dim=1)
-        saturated = torch.stack([scalar.saturated for scalar in scalars], dim=1)
-        return cls(values, origins, exponents, saturated, decisions.detach())
+        """
+        Args:
+            rows: of scalars and decisions, those of the N detections.
+        """
+        exponents = torch.stack([scalar.exponents for scalar in scalars], dim=1)[rows]
+        saturated = torch.stack([scalar.saturated for scalar in scalars], dim=1)[rows]
+        return cls(values, origins, exponents, saturated, decisions.detach(rows))
 
     def first(self, count: int) -> HeadMaps:
         """The same of scalars and decisions of so many detections, which are the first of more."""

@@ -19,7 +19,7 @@ from odam_d2.core.windows import join_windows, temporary_bytes
 from odam_d2.modeling.adapters.checks import check_not_read, no_gradients
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
-from odam_d2.modeling.targets import Differentiable, Targets
+from odam_d2.modeling.targets import Targets
 
 from .head_maps import HeadMaps, algorithm, autograd_head_maps, head_maps
 
@@ -86,9 +86,7 @@ def _maps(
     pooled = [torch.cat([x, x[:1]]).detach() for x in adapter.pooled(trace)]
     rows = torch.arange((count + 1) * copies, device=device) // copies % count
     with torch.enable_grad():
-        leaves = [
-            x[:, None].expand(-1, copies, *x.shape[1:]) if copies > 1 else x for x in pooled
-        ]
+        leaves = [x[:, None].expand(-1, copies, *x.shape[1:]) if copies > 1 else x for x in pooled]
         for leaf in leaves:
             leaf.requires_grad_()
         # Copies, since a head may begin with something in place.
@@ -96,7 +94,8 @@ def _maps(
         read = [x.view(-1, *leaf.shape[-3:]) for x, leaf in zip(read, leaves, strict=True)]
         with _TensorHooks() as hooks:
             decisions = adapter.decide_pooled(read, trace.select(rows))
-        outputs = [scalar.values for scalar in (scalars := targets.of(decisions))]
+        scalars = targets.of(decisions)
+        outputs = [scalar.values for scalar in scalars]
         if copies > 1:
             gradients = copied_gradients(outputs, leaves)
         else:
@@ -110,8 +109,7 @@ def _maps(
             gradients[stage] = (of_stage[0], of_stage[1][:-1])
     values, origins = pooled_windows(adapter, trace, gradients, len(targets), sigma, max_bytes)
     each = slice(0, count * copies, copies)
-    scalars = [Differentiable(*(x[each] for x in scalar)) for scalar in scalars]
-    return HeadMaps.of(values.relu_(), origins, scalars, decisions.detach(each))
+    return HeadMaps.of(values.relu_(), origins, scalars, decisions, each)
 
 
 def pooled_windows(
