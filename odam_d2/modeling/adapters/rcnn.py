@@ -290,13 +290,15 @@ class RCNNAdapter(HeadAdapter):
         if calls is None or not calls.is_pooled(trace.features):
             self._pool_again(trace, torch.arange(len(trace), device=trace.image.device))
 
-    def check_apart(self, trace: Trace[Regions]) -> None:
+    def check_apart(self, pooled: Sequence[Tensor]) -> None:
         """
+        Args:
+            pooled: of each stage, (N, C, R, S) of N > 0 proposals.
+
         Raises:
-            UnsupportedModelError: what is said of N > 0 proposals depends on other ones.
+            UnsupportedModelError: what is said of proposals depends on other ones.
         """
-        pair = trace.select(torch.arange(min(2, len(trace)), device=trace.image.device))
-        for stage, features in zip(self.head.stages, self.pooled(pair), strict=True):
+        for stage, features in zip(self.head.stages, pooled, strict=True):
             check_apart(self.name, stage.predict, features)
 
     def _pool_again(self, trace: Trace, rows: Tensor) -> None:
@@ -321,8 +323,9 @@ class RCNNAdapter(HeadAdapter):
         return replace(super().retrace(trace), places=Regions(trace.places.boxes))
 
     def evaluate(self, features: list[Tensor], trace: Trace[Regions]) -> Decisions:
-        self.check_apart(trace)
-        return self.decide_pooled(self._pool(features, trace), trace)
+        pooled = self._pool(features, trace)
+        self.check_apart(pooled)
+        return self.decide_pooled(pooled, trace)
 
     def decide(self, trace: Trace[Regions]) -> Decisions:
         return self.decide_pooled(self.pooled(trace), trace)

@@ -184,7 +184,9 @@ def _check_heads(
     call.see((images.tensor, features))
     recording = adapter.new_recording()
     recording.backbone_calls.append(call)
-    heads = adapter.reading_heads(recording, boxes, classes, adapter.check_apart)
+    heads = adapter.reading_heads(
+        recording, boxes, classes, lambda trace: adapter.check_apart(adapter.pooled(trace))
+    )
     heads.forward(images, features, list(proposals))
 
 
