@@ -39,6 +39,11 @@ def _add_odam_keys(cfg: CN) -> None:
     # ["class"] for that one.
     cfg.MODEL.ODAM.METHOD = "odam"
 
+    # Chooses METHOD and LAYER by itself, which must be left as they are: "gradient" (of class and
+    # sides each what shows causes best by gradients alone) or "faithful" (by MODEL.ODAM.RISE). ""
+    # is none: METHOD and LAYER.
+    cfg.MODEL.ODAM.PRESET = ""
+
     # The class score that is differentiated: "probability" (what detections are ranked by) or
     # "logit" (before softmax or sigmoid).
     cfg.MODEL.ODAM.SCORE = "probability"
@@ -117,8 +122,9 @@ def _rise_keys() -> CN:
     # Standard deviation of the Gaussian by which what is hidden is blurred. Above 0.
     rise.BLUR = 1 / 7
 
-    # Standard deviation of the Gaussian that smooths the maps. 0 is no smoothing.
-    rise.SMOOTHING = 1 / 28
+    # Standard deviation of the Gaussian that smooths maps of classes, and of sides. 0 is none.
+    rise.SMOOTHING = 1 / 8
+    rise.SIDE_SMOOTHING = 1 / 28
 
     # Masked images that the detector sees at once: speed against memory.
     rise.BATCH_SIZE = 8

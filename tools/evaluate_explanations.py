@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(distributed_rank=rank, name="odam_d2")
     cfg = setup(args)
     output = args.output or Path("output/explanations") / Path(args.config_file).stem
-    methods = args.methods or [cfg.MODEL.ODAM.METHOD]
+    methods = args.methods or [cfg.MODEL.ODAM.PRESET or cfg.MODEL.ODAM.METHOD]
     results = evaluate_methods(cfg, methods, output, args.num_images)
     if not comm.is_main_process():
         return

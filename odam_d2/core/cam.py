@@ -10,12 +10,39 @@ derivative would leave the range of its dtype, ``gradient`` is the derivative di
 import torch
 from torch import Tensor
 
-__all__ = ["grad_cam", "grad_cam_pp", "largest_gradient", "odam"]
+__all__ = [
+    "centre",
+    "centred",
+    "grad_cam",
+    "grad_cam_pp",
+    "gradient_norm",
+    "largest_gradient",
+    "odam",
+]
 
 
 def odam(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """``sum_c g_c A_c`` at each place (Zhao and Chan, "ODAM", ICLR 2023)."""
     return (gradient * feature).sum(dim=-3)
+
+
+def centre(feature: Tensor) -> Tensor:
+    """Features less the mean of their channel over all places."""
+    return feature - feature.mean(dim=(-2, -1), keepdim=True)
+
+
+def centred(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """
+    ``sum_c g_c (A_c - mean A_c)``: as ODAM, of what a place has more than the mean place. A norm
+    that removes the mean hides from the head what all places have, and gradient times feature sums
+    to nothing there.
+    """
+    return (gradient * centre(feature)).sum(dim=-3)
+
+
+def gradient_norm(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    """``|g|`` over the channels: how much a place matters, whatever is there. Never negative."""
+    return gradient.norm(dim=-3)
 
 
 def largest_gradient(gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -73,7 +73,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 def _check_loss(cfg: CfgNode) -> None:
     """The loss compares ODAM's maps of what the head reads, whatever else is configured."""
     node = cfg.MODEL.ODAM
-    for key, without in (("METHOD", "odam"), ("LAYER", "")):
+    for key, without in (("METHOD", "odam"), ("PRESET", ""), ("LAYER", "")):
         if node.LOSS.NAME and node[key] != without:
             raise UserError(
                 f"MODEL.ODAM.{key} is {node[key]!r}, and the loss {node.LOSS.NAME} is of other "

@@ -31,7 +31,7 @@ from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
 from odam_d2.evaluation.recovery_files import compare_recovery
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
-from odam_d2.modeling.attribution import method_names
+from odam_d2.modeling.attribution import method_names, preset_names
 from odam_d2.modeling.settings import ExplainSettings
 
 from .building import building_errors
@@ -50,6 +50,7 @@ _OF_MAPS = tuple(
     for key in (
         "TARGETS",
         "METHOD",
+        "PRESET",
         "SCORE",
         "SMOOTHING_SIGMA",
         "LAYER",
@@ -60,7 +61,7 @@ _OF_MAPS = tuple(
 )
 
 # Methods that keep what they have of an image, and their nodes in MODEL.ODAM.
-_OF_MASKS = {"d_rise": "D_RISE", "rise": "RISE"}
+_OF_MASKS = {"d_rise": "D_RISE", "rise": "RISE", "faithful": "RISE"}
 
 
 def evaluate_methods(
@@ -119,11 +120,14 @@ def evaluate_methods(
 def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     """That of one method."""
     method, _, settings = method.partition(":")
-    if method not in method_names():
-        raise UserError(f"unknown method {method!r}; there are {', '.join(method_names())}")
+    if method not in (names := [*method_names(), *preset_names()]):
+        raise UserError(f"unknown method {method!r}; there are {', '.join(names)}")
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.ODAM.METHOD = method
+    cfg.MODEL.ODAM.PRESET = method if method in preset_names() else ""
+    cfg.MODEL.ODAM.METHOD = "odam" if cfg.MODEL.ODAM.PRESET else method
+    if cfg.MODEL.ODAM.PRESET:
+        cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
     if method == "d_rise":
         cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.SCORE = ["class"], "probability"
     if method in _OF_MASKS:  # settings of the others that are compared: these differentiate nothing
@@ -141,7 +145,8 @@ def _fingerprint(cfg: CfgNode, settings: ExplainSettings, *without: str) -> dict
     """What figures depend on, beside the images, without some more keys."""
     left_out = ONLY_FOR_TRAINING | dict.fromkeys(without, "of another evaluator or method")
     left_out["TEST.ODAM.EVALUATORS"] = "which figures there are"
-    others = {node for method, node in _OF_MASKS.items() if method != settings.method}
+    own = _OF_MASKS.get(settings.preset or str(settings.method))
+    others = {*_OF_MASKS.values()} - {own}
     left_out |= {f"MODEL.ODAM.{node}": "of another method" for node in others}
     return {**of_detector(cfg, left_out), "class_names": settings.class_names}
 

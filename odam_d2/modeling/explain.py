@@ -51,7 +51,8 @@ def explain(
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
             ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``,
-            ``method``, ``d_rise``); the default is what the model was configured with.
+            ``method``, ``preset``, ``d_rise``, ``rise``); the default is what the model
+            was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
@@ -206,8 +207,21 @@ def _settings_of_outputs(layer: str | None, settings: dict) -> ExplainSettings:
 
 def _explanation(model: nn.Module, targets: Sequence[str], settings: dict) -> Explanation:
     configured = getattr(model, "odam", None) or ExplainSettings()
-    settings = settings | {"targets": checked_targets(targets), "named_by_keys": False}
-    return Explanation.of(model, dataclasses.replace(configured, **settings))
+    given = settings | {"targets": checked_targets(targets), "named_by_keys": False}
+    return Explanation.of(model, dataclasses.replace(configured, **_instead(settings) | given))
+
+
+def _instead(settings: dict) -> dict:
+    """What arguments replace of a model's own settings, beside those of the same name."""
+    chosen = [name for name in ("method", "layer") if name in settings]
+    if settings.get("preset") and chosen:
+        raise InputError(
+            f"preset is {settings['preset']!r}, which chooses method and layer by itself; leave "
+            f"{' and '.join(chosen)} out"
+        )
+    if settings.get("preset"):
+        return {"method": "odam", "layer": "", "smoothing_sigma": 0.0}
+    return {"preset": ""} if chosen else {}
 
 
 def _sizes(model: nn.Module, x: dict) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
@@ -22,11 +23,15 @@ __all__ = [
     "captured_images",
     "feature_maps",
     "find_layer",
+    "finest_layer",
     "layer_names",
 ]
 
 # A message that lists layers says no more than so many.
 _MAX_NAMES = 40
+
+# Pixels per cell of the first stage of most backbones: a finer map sees edges only.
+_FINEST_STRIDE = 4.0
 
 
 class LayerError(InputError):
@@ -188,12 +193,32 @@ def layer_names(network: nn.Module) -> list[str]:
     """
     if not isinstance(network, Backbone):
         return _shortened([name for name, _ in _by_depth(network)])
+    stages = _stages(network)
+    maps = _maps_of_backbone(network, stages)
+    return [name for module, name in stages.items() if module in maps]
+
+
+def finest_layer(backbone: Backbone) -> str:
+    """
+    Path of the last stage or block before the map gets coarser than four pixels a cell, or than the
+    finest that there is: ``"bottom_up.res2"`` of a ResNet with FPN.
+    """
+    stages = _stages(backbone)
+    strides = _maps_of_backbone(backbone, stages)
+    if not strides:
+        raise LayerError("no stage of the backbone gives a feature map")
+    limit = max(_FINEST_STRIDE, min(strides.values()))
+    before = itertools.takewhile(lambda item: item[1] <= limit, strides.items())
+    return stages[[module for module, _ in before][-1]]
+
+
+def _stages(network: Backbone) -> dict[nn.Module, str]:
+    """Paths of the stages and blocks of a backbone, whatever they give."""
     stages: dict[nn.Module, str] = {}
     for path, module in network.named_modules():
         if isinstance(module, Backbone):
             _add_stages(stages, path, module)
-    maps = _maps_of_backbone(network, stages)
-    return [name for module, name in stages.items() if module in maps]
+    return stages
 
 
 def feature_maps(
@@ -242,8 +267,8 @@ def _add_stages(stages: dict[nn.Module, str], path: str, module: nn.Module) -> N
             _add_stages(stages, f"{stages[child]}.blocks", blocks)
 
 
-def _maps_of_backbone(backbone: Backbone, modules: Iterable[nn.Module]) -> set[nn.Module]:
-    """Which modules give one feature map in a pass of the backbone."""
+def _maps_of_backbone(backbone: Backbone, modules: Iterable[nn.Module]) -> dict[nn.Module, float]:
+    """As :func:`_maps_of`, in a pass of the backbone."""
     unit = max(backbone.size_divisibility, 32)
     size = (2 * unit, 3 * unit)
     like = next(backbone.parameters())
@@ -256,18 +281,19 @@ def _maps_of(
     modules: Iterable[nn.Module],
     run: Callable[[], object],
     size: Callable[[], tuple[int, int]],
-) -> set[nn.Module]:
-    """Which modules give one feature map in a pass."""
-    calls: dict[nn.Module, list[bool]] = {module: [] for module in modules}
+) -> dict[nn.Module, float]:
+    """Which modules give one feature map in a pass, in the order in which they ran: its stride."""
+    calls: dict[nn.Module, list[float | None]] = {}
     thread = get_ident()
 
     def record(module: nn.Module, _args: tuple, output: object) -> None:
         if get_ident() == thread:
-            is_map = isinstance(output, Tensor) and map_geometry(output, size()) is not None
-            calls[module].append(is_map)
+            geometry = map_geometry(output, size()) if isinstance(output, Tensor) else None
+            calls.setdefault(module, []).append(None if geometry is None else geometry[2])
 
     with ExitStack() as stack:
-        for module in calls:
+        for module in modules:
             stack.callback(module.register_forward_hook(record).remove)
         run()
-    return {module for module, found in calls.items() if found == [True]}
+    once = {module: found[0] for module, found in calls.items() if len(found) == 1}
+    return {module: stride for module, stride in once.items() if stride is not None}

@@ -105,7 +105,9 @@ class RiseSettings(MaskSettings):
         cell: length of the cells of the random grid that becomes masks.
         parts: masks that share a grid: each cell is hidden in one of them, and seen in the others.
         blur: standard deviation of the Gaussian by which what is hidden is blurred.
-        smoothing: standard deviation of the Gaussian that smooths the maps; 0 is none.
+        smoothing: standard deviation of the Gaussian that smooths the maps of classes, which owe
+            their score to parts; 0 is none.
+        side_smoothing: the same of the maps of sides, which end at edges.
     """
 
     NODE = "RISE"
@@ -114,7 +116,8 @@ class RiseSettings(MaskSettings):
     cell: float = 1 / 8
     parts: int = 4
     blur: float = 1 / 7
-    smoothing: float = 1 / 28
+    smoothing: float = 1 / 8
+    side_smoothing: float = 1 / 28
     check_every: int = field(default=64, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -126,4 +129,5 @@ class RiseSettings(MaskSettings):
                 self.argument(name), getattr(self, name), words, 0, _MAX_LENGTH, above=True
             )
         words = f"0 to {_MAX_LENGTH}"
-        check_number(self.argument("smoothing"), self.smoothing, words, 0, _MAX_LENGTH)
+        for name in ("smoothing", "side_smoothing"):
+            check_number(self.argument(name), getattr(self, name), words, 0, _MAX_LENGTH)

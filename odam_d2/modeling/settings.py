@@ -12,7 +12,13 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.ranges import check_flag, check_number, check_one_of, check_text
 from odam_d2.core.targets import DEFAULT_TARGETS
 
-from .attribution.registry import ODAM_METHOD_REGISTRY, Method, method_names
+from .attribution.registry import (
+    ODAM_METHOD_REGISTRY,
+    ODAM_PRESET_REGISTRY,
+    Method,
+    method_names,
+    preset_names,
+)
 from .mask_settings import DRiseSettings, MaskSettings, RiseSettings
 from .nms import Postprocessor, build_odam_nms
 
@@ -45,6 +51,8 @@ class ExplainSettings:
         nms: what takes the place of Detectron2's NMS, see ``ODAM_NMS_REGISTRY``; None leaves it.
         record: whether outputs have all candidates and what became of them, too; needs ``nms``.
         method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
+        preset: chooses method and layer: a name in ``ODAM_PRESET_REGISTRY``, such as ``"gradient"``
+            or ``"faithful"``; empty for those above.
         d_rise: what the method ``"d_rise"`` does.
         rise: what the method ``"rise"`` does.
         named_by_keys: whether messages name the keys of a config, or arguments.
@@ -60,6 +68,7 @@ class ExplainSettings:
     nms: Postprocessor | None = None
     record: bool = False
     method: str | Method = "odam"
+    preset: str = ""
     d_rise: DRiseSettings = field(default_factory=DRiseSettings)
     rise: RiseSettings = field(default_factory=RiseSettings)
     named_by_keys: bool = field(default=False, repr=False, compare=False)
@@ -68,6 +77,13 @@ class ExplainSettings:
         name = self.argument
         if not isinstance(self.method, Method):
             check_one_of(name("method"), self.method, method_names())
+        check_one_of(name("preset"), self.preset, ["", *preset_names()])
+        for key, free in (("method", "odam"), ("layer", "")):
+            if self.preset and getattr(self, key) != free:
+                raise InputError(
+                    f"{name('preset')} is {self.preset!r}, which chooses method and layer by "
+                    f"itself, and {name(key)} is {getattr(self, key)!r}; leave one of them out"
+                )
         check_one_of(name("score"), self.score, SCORES)
         check_one_of(name("norm_statistics"), self.norm_statistics, NORM_STATISTICS)
         if not all(isinstance(target, str) for target in self.targets):
@@ -114,6 +130,8 @@ class ExplainSettings:
         """What makes the maps."""
         if not isinstance(self.method, str):
             return self.method
+        if self.preset:
+            return ODAM_PRESET_REGISTRY.get(self.preset)(self)
         return ODAM_METHOD_REGISTRY.get(self.method)(self)
 
     @property
@@ -140,6 +158,7 @@ class ExplainSettings:
             nms=build_odam_nms(cfg),
             record=node.NMS.RECORD,
             method=node.METHOD,
+            preset=node.PRESET,
             d_rise=DRiseSettings.from_config(node),
             rise=RiseSettings.from_config(node),
             named_by_keys=True,

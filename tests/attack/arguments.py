@@ -87,7 +87,9 @@ _SETTINGS: dict[str, list] = {
         [1, 2, 3, 4, 5, 6]],
     "nms": [None, "odam_nms", 3, lambda c: None, []], "record": [True, None, "yes", 1],
     "method": [None, "", "gradcam", 3, "grad_cam", "grad_cam_pp", "input_gradient", ["odam"]],
-    "d_rise": [None, {}, 3, "d_rise"], "unknown_setting": [1], "targest": [["class"]],
+    "d_rise": [None, {}, 3, "d_rise"], "rise": [None, {}, 3, "rise"],
+    "preset": [None, "gradiant", 3, ["gradient"], "gradient"],
+    "unknown_setting": [1], "targest": [["class"]],
 }  # fmt: skip
 _BOX = [20.0, 15.0, 110.0, 120.0]
 _BOXES: dict[str, tuple[object, object, bool]] = {  # boxes, classes, whether to be refused

@@ -23,7 +23,7 @@ from odam_d2 import explain, explain_boxes
 from odam_d2.modeling.adapters import RCNNAdapter
 from odam_d2.modeling.adapters.anchors import nearest_anchors
 from odam_d2.modeling.attribution import gradients, pooled, windows
-from odam_d2.modeling.attribution.head_maps import autograd_head_maps
+from odam_d2.modeling.attribution.head_maps import head_maps
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.state import preserved
@@ -156,7 +156,7 @@ def test_autograd_is_an_equal_way():
     image = two_images()[0]
     fast = explain(model, [image])[0]["instances"].odam_maps
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "head_maps", autograd_head_maps)
+        patch.setattr(gradients, "head_maps", head_maps.dispatch(object))
         slow = explain(model, [image])[0]["instances"].odam_maps
     for a, b in zip(
         fast.dense(32, 48).flatten(0, 1), slow.dense(32, 48).flatten(0, 1), strict=True

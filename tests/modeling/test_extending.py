@@ -47,15 +47,15 @@ def test_a_target(names, retinanet):
 
 
 def test_a_method_by_a_rule(names, retinanet):
-    """Of sums of g A over channels none is greater than |g| |A|."""
-    found = explain(retinanet, two_images(), method="gradient_norm")[0]["instances"].odam_maps
+    """Of sums of g A over channels none is greater than |g|_1 |A|."""
+    found = explain(retinanet, two_images(), method="gradient_size")[0]["instances"].odam_maps
     odam = explain(retinanet, two_images())[0]["instances"].odam_maps
     most = retinanet.backbone(retinanet.preprocess_image(two_images()[:1]).tensor)
     most = max(float(level.norm(dim=1).max()) for level in most.values())
     assert (odam.dense(64, 96) <= found.dense(64, 96) * most * 1.001).all()
     assert found.values.amax(dim=(2, 3)).gt(0).any()
-    with pytest.raises(InputError, match=r"one of odam, box_blob, .*gradient_norm"):
-        explain(retinanet, two_images(), method="gradient_nrm")
+    with pytest.raises(InputError, match=r"one of odam, box_blob, .*gradient_size"):
+        explain(retinanet, two_images(), method="gradient_sze")
 
 
 def test_a_method_from_scratch(names, retinanet):

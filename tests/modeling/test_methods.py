@@ -32,7 +32,26 @@ def plain_grad_cam_pp(gradient, feature):
     return total
 
 
-RULES = {"grad_cam": plain_grad_cam, "grad_cam_pp": plain_grad_cam_pp}
+def plain_centred(gradient, feature):
+    total = torch.zeros_like(feature[0])
+    for g, values in zip(gradient, feature, strict=True):
+        total += g * (values - values.sum() / values.numel())
+    return total
+
+
+def plain_gradient_norm(gradient, feature):
+    squares = torch.zeros_like(feature[0])
+    for g in gradient:
+        squares += g**2
+    return squares**0.5
+
+
+RULES = {
+    "centred": plain_centred,
+    "grad_cam": plain_grad_cam,
+    "grad_cam_pp": plain_grad_cam_pp,
+    "gradient_norm": plain_gradient_norm,
+}
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -151,6 +170,7 @@ def test_methods_explain_given_boxes_too(slim_model):
         ({"method": "gradcam"}, "'gradcam'; it must be one of odam, box_blob, box_centre, "),
         ({"method": "d_rise", "targets": ("class", "left")}, "not 'left'"),
         ({"method": "input_gradient", "layer": "res4"}, "leave layer empty"),
+        ({"method": "integrated_gradients", "layer": "res4"}, "leave layer empty"),
         ({"method": "rise", "layer": "res4"}, "layer is 'res4'; RISE differentiates nothing"),
         ({"method": "rise", "smoothing_sigma": 1.0}, "smoothing_sigma is 1.0; RISE"),
     ],
@@ -171,7 +191,14 @@ def test_d_rise_settings_are_checked(field, value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_masks", 0), ("cell", 0), ("parts", 1), ("blur", 0), ("smoothing", -1)],
+    [
+        ("num_masks", 0),
+        ("cell", 0),
+        ("parts", 1),
+        ("blur", 0),
+        ("smoothing", -1),
+        ("side_smoothing", -1),
+    ],
 )
 def test_rise_settings_are_checked(field, value):
     with pytest.raises(InputError, match=f"{field} is {value}"):

@@ -91,8 +91,10 @@ def plain_rise(model, image, settings, read):
                 for t in range(5):
                     covariance = np.cov(seen, found[:, n, t], bias=True)
                     maps[n, t, v, u] = covariance[0, 1] / covariance[0, 0]
-    sigmas = lengths_of(boxes, size) * settings.smoothing / STRIDE
-    return torch.stack([smooth(x, float(s)) for x, s in zip(maps, sigmas, strict=True)]).relu()
+    for of_box, length in zip(maps, lengths_of(boxes, size), strict=True):
+        of_box[:1] = smooth(of_box[:1], float(length * settings.smoothing / STRIDE))
+        of_box[1:] = smooth(of_box[1:], float(length * settings.side_smoothing / STRIDE))
+    return maps.relu()
 
 
 @pytest.mark.slow

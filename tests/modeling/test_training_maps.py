@@ -187,7 +187,7 @@ def assert_dense_maps(model, inputs, batch, labelled):
         trace = adapter.trace_anchors(recording, images, features, outputs, origins, classes)
         targets = Targets([ClassScore("class", None, "logit")])
         maps = autograd_head_maps(adapter, trace, targets, 0.0, 2**26)
-        windows, labels = (maps.values, maps.origins), [p.labels for p in batch]
+        windows, labels = (maps.values.relu(), maps.origins), [p.labels for p in batch]
         expected = positives_of(adapter, trace, windows, labels, 16)
     for positives, of_image in zip(batch, expected, strict=True):
         assert_same_maps(positives.maps.detach(), of_image.maps)

@@ -317,8 +317,8 @@ class DenseAdapter(HeadAdapter):
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         return Anchors.of_origins(list(origins), anchors, sizes, per_cell)
 
-    def retrace(self, trace: Trace[DensePlaces]) -> Trace[DensePlaces]:
-        trace = super().retrace(trace)
+    def read_again(self, trace: Trace[DensePlaces], features: list[Tensor]) -> Trace[DensePlaces]:
+        trace = super().read_again(trace, features)
         masks: dict[str, list[list[Derivative]]] = {}
         outputs = list(self.traced_head(masks)(trace.features))
         return replace(trace, places=replace(trace.places, outputs=outputs, masks=masks))

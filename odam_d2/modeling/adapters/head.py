@@ -181,11 +181,18 @@ class HeadAdapter(Adapter):
     def retrace(self, trace: Trace) -> Trace:
         """
         The same places in full precision, where the detector ran in half: what was read there is
-        computed again. A family that keeps more than features computes that again, too.
+        computed again.
         """
         self.check_rerun(trace)
         images = precise(trace.images)
-        return replace(trace, images=images, features=self.features(images), instances=None)
+        return self.read_again(replace(trace, images=images), self.features(images))
+
+    def read_again(self, trace: Trace, features: list[Tensor]) -> Trace:
+        """
+        The same places in other features of the same shapes. A family that keeps more than features
+        computes that again, too.
+        """
+        return replace(trace, features=features, instances=None)
 
     def in_full_precision(self) -> HeadAdapter:
         return type(self)(full_precision_copy(self.original), self.norm_statistics)

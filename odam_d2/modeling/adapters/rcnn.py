@@ -319,8 +319,8 @@ class RCNNAdapter(HeadAdapter):
             for read, again in zip(kept, self._pool(features, trace), strict=True):
                 check_pooled(self.name, read[:, channels], again)
 
-    def retrace(self, trace: Trace[Regions]) -> Trace[Regions]:
-        return replace(super().retrace(trace), places=Regions(trace.places.boxes))
+    def read_again(self, trace: Trace[Regions], features: list[Tensor]) -> Trace[Regions]:
+        return replace(super().read_again(trace, features), places=Regions(trace.places.boxes))
 
     def evaluate(self, features: list[Tensor], trace: Trace[Regions]) -> Decisions:
         pooled = self._pool(features, trace)

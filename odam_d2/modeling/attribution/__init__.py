@@ -3,15 +3,22 @@ Methods that make heat maps of what an adapter knows of a detector, one file eac
 registry. Importing this package registers them.
 """
 
-from . import pooled, position, windows  # noqa: F401  -- register methods and faster ways
+from . import integrated_gradients, pooled, position, presets, windows  # noqa: F401  -- register
 from .d_rise import DRise
 from .gradients import GradientMethod
 from .head_maps import algorithm, head_maps
-from .registry import ODAM_METHOD_REGISTRY, Method, method_names
+from .registry import (
+    ODAM_METHOD_REGISTRY,
+    ODAM_PRESET_REGISTRY,
+    Method,
+    method_names,
+    preset_names,
+)
 from .rise import Rise
 
 __all__ = [
     "ODAM_METHOD_REGISTRY",
+    "ODAM_PRESET_REGISTRY",
     "DRise",
     "GradientMethod",
     "Method",
@@ -19,4 +26,5 @@ __all__ = [
     "algorithm",
     "head_maps",
     "method_names",
+    "preset_names",
 ]

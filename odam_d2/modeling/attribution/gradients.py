@@ -33,6 +33,10 @@ _MORE_ON_DEVICES = 8
 """Fewer, larger operations are what other devices than the CPU are for."""
 
 
+# Sums of gradient times something, which the faster ways rely on.
+_LINEAR = (cam.odam, cam.centred)
+
+
 @dataclass(frozen=True)
 class GradientMethod(Method):
     """
@@ -65,7 +69,7 @@ class GradientMethod(Method):
         layer = adapter.layer_or_default(self.layer)
         if layer:
             return f"autograd at {layer}"
-        return algorithm(head_adapter(adapter)) if self.rule is cam.odam else "autograd"
+        return algorithm(head_adapter(adapter)) if self.rule in _LINEAR else "autograd"
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         if isinstance(trace, OutputsTrace):
@@ -75,13 +79,14 @@ class GradientMethod(Method):
             limits = (self.smoothing_sigma, more * self.max_bytes)
             if self.layer != "":
                 return whole_maps(precise, again, targets, self.layer, *limits, self.rule)
-            if self.rule is cam.odam:  # linear in the gradient, which the faster ways rely on
-                maps = head_maps(precise, again, targets, *limits)
+            if self.rule in _LINEAR:
+                centred = self.rule is cam.centred
+                maps = head_maps(precise, again, targets, *limits, centred=centred)
             else:
                 maps = autograd_head_maps(precise, again, targets, *limits, self.rule)
             precise.check_same(again, maps.decisions)
             geometry = level_geometry(precise, again, maps.origins)
-            return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
+            return targets.maps(maps.values.relu_(), maps.exponents, maps.saturated, **geometry)
 
     def _maps_of_outputs(self, adapter: Adapter, trace: OutputsTrace, targets: Targets) -> OdamMaps:
         def outputs(inputs: list[dict]) -> list[torch.Tensor]:
@@ -125,6 +130,18 @@ def in_full_precision(adapter: HeadAdapter, trace: Trace) -> Iterator[tuple[Head
 def odam(settings: ExplainSettings) -> GradientMethod:
     """ODAM as published (Zhao and Chan, ICLR 2023)."""
     return GradientMethod.of(cam.odam, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def centred(settings: ExplainSettings) -> GradientMethod:
+    """As ODAM, of what features are more than their mean."""
+    return GradientMethod.of(cam.centred, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
+def gradient_norm(settings: ExplainSettings) -> GradientMethod:
+    """The norm of the gradient."""
+    return GradientMethod.of(cam.gradient_norm, settings)
 
 
 @ODAM_METHOD_REGISTRY.register()

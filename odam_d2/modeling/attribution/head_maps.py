@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from odam_d2.core.cam import odam
+from odam_d2.core import cam
 from odam_d2.core.gradients import gradient_heat_maps
 from odam_d2.core.windows import join_windows, refined
 from odam_d2.modeling.adapters.checks import check_levels
@@ -31,7 +31,7 @@ class HeadMaps(NamedTuple):
     Maps of N detections and T targets on windows.
 
     Attributes:
-        values: (N, T, h, w), not negative, up to the factor ``2 ** exponents``.
+        values: (N, T, h, w), with their sign, up to the factor ``2 ** exponents``.
         origins: (N, 2), the (row, column) of each window on the finest level that the detection was
             read from.
         exponents, saturated: (N, T), of the scalars, see :class:`Differentiable`.
@@ -72,16 +72,24 @@ class HeadMaps(NamedTuple):
 
 @singledispatch
 def head_maps(
-    adapter: HeadAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
+    adapter: HeadAdapter,
+    trace: Trace,
+    targets: Targets,
+    sigma: float,
+    max_bytes: int,
+    *,
+    centred: bool = False,
 ) -> HeadMaps:
     """
     ODAM's maps of N > 0 detections. A faster way for a family of adapters is registered here.
 
     Args:
+        centred: multiply gradients by what :func:`odam_d2.core.cam.centre` makes of the features.
         sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         max_bytes: bound on temporary tensors.
     """
-    return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
+    rule = cam.centred if centred else cam.odam
+    return autograd_head_maps(adapter, trace, targets, sigma, max_bytes, rule)
 
 
 @singledispatch
@@ -97,7 +105,7 @@ def autograd_head_maps(
     targets: Targets,
     sigma: float,
     max_bytes: int,
-    rule: Rule = odam,
+    rule: Rule = cam.odam,
 ) -> HeadMaps:
     """As :func:`head_maps`, or by another rule, by one backward pass of the head for each map."""
     leaves = [feature.detach().requires_grad_() for feature in trace.features]
@@ -119,7 +127,7 @@ def autograd_head_maps(
             ratio = round(adapter.strides[level] / adapter.strides[finest])
             maps = refined(maps, ratio)
             total += maps[..., :height, :width]
-        parts.append((index, total.relu_(), origins))
+        parts.append((index, total, origins))
     return HeadMaps.of(*join_windows(parts, len(trace)), scalars, decisions)
 
 

@@ -6,12 +6,14 @@ all instances gives every instance's gradient (design: "two-stage heads").
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from odam_d2.core import cam
 from odam_d2.core import windows as core_windows
 from odam_d2.core.pooled_gradients import StageGradient, copied_gradients, pooled_gradients
 from odam_d2.core.pooled_windows import pooled_heat_maps
@@ -33,18 +35,26 @@ def _(adapter: RCNNAdapter) -> str:
 
 @head_maps.register
 def _(
-    adapter: RCNNAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
+    adapter: RCNNAdapter,
+    trace: Trace,
+    targets: Targets,
+    sigma: float,
+    max_bytes: int,
+    *,
+    centred: bool = False,
 ) -> HeadMaps:
     if not adapter.head.pools_plainly:
-        return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
+        rule = cam.centred if centred else cam.odam
+        return autograd_head_maps(adapter, trace, targets, sigma, max_bytes, rule)
+    factors = [cam.centre(x) for x in trace.features] if centred else trace.features
     # Pooled features, and the gradient of each target by them.
     most = temporary_bytes(max_bytes, trace.image.device)
     size = max(1, most // (adapter.pooled_bytes(trace) * (len(targets) + 1)))
     if len(trace) <= size:
-        return _maps(adapter, trace, targets, sigma, most)
+        return _maps(adapter, trace, factors, targets, sigma, most)
     rows = torch.arange(len(trace), device=trace.image.device)
     parts = [
-        (index, _maps(adapter, trace.select(index), targets, sigma, most))
+        (index, _maps(adapter, trace.select(index), factors, targets, sigma, most))
         for index in rows.split(size)
     ]
     joined = join_windows([(index, maps.values, maps.origins) for index, maps in parts], len(rows))
@@ -75,9 +85,19 @@ class _TensorHooks(TorchFunctionMode):
 
 
 def _maps(
-    adapter: RCNNAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
+    adapter: RCNNAdapter,
+    trace: Trace,
+    factors: list[Tensor],
+    targets: Targets,
+    sigma: float,
+    max_bytes: int,
 ) -> HeadMaps:
-    """Of instances whose pooled gradients fit into memory together."""
+    """
+    Of instances whose pooled gradients fit into memory together.
+
+    Args:
+        factors: what gradients are multiplied by, of the shapes of the features.
+    """
     count, device = len(trace), trace.image.device
     copies = len(targets) if core_windows.computes_together(device) else 1
     # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
@@ -107,9 +127,10 @@ def _maps(
         if of_stage is not None:
             check_not_read(adapter.name, of_stage[1][-1])
             gradients[stage] = (of_stage[0], of_stage[1][:-1])
+    trace = replace(trace, features=factors)
     values, origins = pooled_windows(adapter, trace, gradients, len(targets), sigma, max_bytes)
     each = slice(0, count * copies, copies)
-    return HeadMaps.of(values.relu_(), origins, scalars, decisions, each)
+    return HeadMaps.of(values, origins, scalars, decisions, each)
 
 
 def pooled_windows(

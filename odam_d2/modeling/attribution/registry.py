@@ -11,7 +11,13 @@ from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
-__all__ = ["ODAM_METHOD_REGISTRY", "Method", "method_names"]
+__all__ = [
+    "ODAM_METHOD_REGISTRY",
+    "ODAM_PRESET_REGISTRY",
+    "Method",
+    "method_names",
+    "preset_names",
+]
 
 ODAM_METHOD_REGISTRY = Registry("ODAM_METHOD")
 ODAM_METHOD_REGISTRY.__doc__ = """
@@ -20,6 +26,12 @@ Registry of methods that make heat maps, chosen by ``MODEL.ODAM.METHOD`` or ``ex
 Entries have the names that are written in YAML. One is called as ``obj(settings)`` with
 :class:`odam_d2.ExplainSettings`, takes those settings that it uses, refuses those that it cannot
 follow, and returns a :class:`Method`.
+"""
+
+ODAM_PRESET_REGISTRY = Registry("ODAM_PRESET")
+ODAM_PRESET_REGISTRY.__doc__ = """
+Registry of presets, chosen by ``MODEL.ODAM.PRESET`` or ``explain(preset=...)`` in the place of a
+method and a layer. Entries are as those of :data:`ODAM_METHOD_REGISTRY`.
 """
 
 
@@ -48,3 +60,8 @@ def method_names() -> list[str]:
     return sorted(
         (name for name, _ in ODAM_METHOD_REGISTRY), key=lambda name: (name != "odam", name)
     )
+
+
+def preset_names() -> list[str]:
+    """Of all presets."""
+    return sorted(name for name, _ in ODAM_PRESET_REGISTRY)

@@ -30,7 +30,7 @@ from odam_d2.modeling.adapters.head import HeadAdapter, head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
 from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.settings import ExplainSettings, RiseSettings
-from odam_d2.modeling.targets import Targets
+from odam_d2.modeling.targets import Side, Targets
 from odam_d2.structures import OdamMaps
 
 from .geometry import image_geometry
@@ -182,11 +182,12 @@ class _Picture:
         for mask in self.masks(numbers):
             yield torch.lerp(self.hidden, self.image, mask.to(self.image))
 
-    def maps(self, values: Tensor, boxes: Tensor) -> Tensor:
+    def maps(self, values: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """
         Args:
             values: (K, N, T), of each masked image.
             boxes: (N, 4).
+            targets: the T.
 
         Returns:
             (N, T, h, w), on cells of :data:`STRIDE` pixels.
@@ -195,9 +196,15 @@ class _Picture:
         batches = (range(start, min(start + size, count)) for start in range(0, count, size))
         found = slopes(values.flatten(1), (self.masks(batch, STRIDE) for batch in batches))
         found = found.unflatten(0, values.shape[1:])
-        sigmas = lengths_of(boxes, self.size) * self.settings.smoothing / STRIDE
-        smoothed = [smooth(x, float(sigma)) for x, sigma in zip(found, sigmas, strict=True)]
-        return torch.stack(smoothed).relu_()
+        lengths = (lengths_of(boxes, self.size) / STRIDE).tolist()
+        sides = torch.tensor([isinstance(target, Side) for target in targets], device=found.device)
+        for maps, length in zip(found, lengths, strict=True):
+            for chosen, sigma in (
+                (sides, self.settings.side_smoothing),
+                (~sides, self.settings.smoothing),
+            ):
+                maps[chosen] = smooth(maps[chosen], sigma * length)
+        return found.relu_()
 
 
 def _maps_of(
@@ -214,7 +221,7 @@ def _maps_of(
     of_images = zip(pictures, values.split(counts, dim=1), reader.boxes, strict=True)
     for picture, of_image, boxes in of_images:
         if len(boxes):
-            maps = picture.maps(of_image, boxes)
+            maps = picture.maps(of_image, boxes, targets)
             of_image = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
             geometry = image_geometry(of_image, [picture.size], maps, STRIDE)
             found.append(targets.maps(maps, **geometry))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from odam_d2.core import cam
 from odam_d2.core.dense_windows import ConvLayer, DenseHead
 from odam_d2.core.heatmap import smoothing_radius
 from odam_d2.core.pooled_gradients import reads
@@ -39,15 +40,23 @@ def _(adapter: DenseAdapter) -> str:
 
 @head_maps.register
 def _(
-    adapter: DenseAdapter, trace: Trace, targets: Targets, sigma: float, max_bytes: int
+    adapter: DenseAdapter,
+    trace: Trace,
+    targets: Targets,
+    sigma: float,
+    max_bytes: int,
+    *,
+    centred: bool = False,
 ) -> HeadMaps:
     if not adapter.local:
-        return autograd_head_maps(adapter, trace, targets, sigma, max_bytes)
+        rule = cam.centred if centred else cam.odam
+        return autograd_head_maps(adapter, trace, targets, sigma, max_bytes, rule)
     scalars, decisions, seeds = _differentiated(adapter, trace, targets)
+    features = [cam.centre(x) for x in trace.features] if centred else trace.features
     heads = {tower: _dense_head(adapter, tower, trace) for tower in adapter.tower_names}
     radius = max(head.radius for head in heads.values()) + smoothing_radius(sigma)
     cells = trace.places.anchors.cells
-    shared = FeatureWindows.around(trace.features, cells, radius)
+    shared = FeatureWindows.around(features, cells, radius)
     parts: list[list[Tensor]] = [[] for _ in targets]
     for tower, head in heads.items():
         numbers = [n for n, of in enumerate(adapter.towers.values()) if of == tower]
@@ -56,7 +65,7 @@ def _(
             outputs = torch.cat([_at_cells(adapter, n, trace, seeds, used) for n in numbers], dim=2)
             of_layers = zip(*trace.places.masks[tower], strict=True)
             masks = [[of_level.active for of_level in levels] for levels in of_layers]
-            inputs = masks, trace.features, outputs, cells, sigma, True, max_bytes, shared
+            inputs = masks, features, outputs, cells, sigma, True, max_bytes, shared
             maps = head.heat_maps(*inputs).values
             margin = radius - maps.shape[-1] // 2
             maps = F.pad(maps, (margin,) * 4) if margin else maps
@@ -65,7 +74,7 @@ def _(
     none = trace.features[0].new_zeros((len(trace), 2 * radius + 1, 2 * radius + 1))
     values = [reduce(torch.add, of_target) if of_target else none for of_target in parts]
     origins = torch.stack([cells.row, cells.column], dim=1) - radius
-    of_rows = HeadMaps.of(torch.stack(values, dim=1).relu_(), origins, scalars, decisions)
+    of_rows = HeadMaps.of(torch.stack(values, dim=1), origins, scalars, decisions)
     return of_rows.first(len(trace))
 
 
