@@ -35,7 +35,8 @@ def places(boxes, method):
     rows = []
     for x1, y1, x2, y2 in boxes.tolist():
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
-        sides = [(x1, y), (x, y1), (x2, y), (x, y2)]
+        dx, dy = (x2 - x1) / 16, (y2 - y1) / 16
+        sides = [(x1 + dx, y), (x, y1 + dy), (x2 - dx, y), (x, y2 - dy)]
         rows.append([(x, y), *(sides if method == "side_middle" else [(x, y)] * 4), (x, y)])
     return torch.tensor(rows)
 

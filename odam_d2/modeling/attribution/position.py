@@ -31,8 +31,10 @@ _CELLS = 32
 # Standard deviations of the Gaussians, in shares of the box's width and height.
 _BLOB, _POINT = 1 / 4, 1 / 16
 
-# The middle of each side, in shares of width and height from the upper left corner of the box.
-_MIDDLES = {"left": (0.0, 0.5), "top": (0.5, 0.0), "right": (1.0, 0.5), "bottom": (0.5, 1.0)}
+# Just inside of the middle of each side, where what ends it lies more often than half outside of
+# the box; in shares of width and height from the upper left corner.
+_NEAR, _FAR = 1 / 16, 15 / 16
+_MIDDLES = {"left": (_NEAR, 0.5), "top": (0.5, _NEAR), "right": (_FAR, 0.5), "bottom": (0.5, _FAR)}
 _CENTRE = (0.5, 0.5)
 
 
@@ -43,8 +45,8 @@ class PositionMethod(Method):
 
     Attributes:
         spread: standard deviation, in shares of the box's width and height.
-        at_sides: whether the map of a side is at the middle of that side; all other maps are at
-            the centre of the box.
+        at_sides: whether the map of a side is just inside of the middle of that side; all other
+            maps are at the centre of the box.
     """
 
     spread: float
@@ -126,5 +128,5 @@ def box_centre(settings: ExplainSettings) -> PositionMethod:
 
 @ODAM_METHOD_REGISTRY.register()
 def side_middle(settings: ExplainSettings) -> PositionMethod:
-    """The middle of the side that is explained; the centre of the box for any other target."""
+    """Inside of the middle of the explained side; the centre of the box for any other target."""
     return _method("side_middle", settings, spread=_POINT, at_sides=True)
