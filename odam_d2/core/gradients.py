@@ -10,7 +10,7 @@ Shape shorthand:
     M: outputs; C: channels; I: images; H, W: feature grid in cells.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,13 @@ from odam_d2.core.cam import odam
 from odam_d2.core.errors import InputError
 from odam_d2.core.heatmap import smooth
 
-__all__ = ["batched_gradients", "gradient_heat_maps", "precise"]
+__all__ = ["Cut", "batched_gradients", "gradient_heat_maps", "precise"]
+
+Cut = Sequence[tuple[Tensor, Tensor]]
+"""
+Where a graph was cut in two: what the lower part made of the inputs, and the leaf that the upper
+part read in its place.
+"""
 
 # Bytes that a backward pass holds at once, in units of the input's size: the gradient that comes
 # in, the one that goes out, a workspace of the convolution, and the result.
@@ -37,7 +43,7 @@ def precise(x: Tensor) -> Tensor:
 
 
 def batched_gradients(
-    outputs: Tensor, inputs: Tensor, max_bytes: int = 2**28
+    outputs: Tensor, inputs: Tensor, max_bytes: int = 2**28, cut: Cut = ()
 ) -> Iterator[tuple[slice, Tensor]]:
     """
     Gradient of each output with respect to ``inputs``, in chunks.
@@ -51,6 +57,8 @@ def batched_gradients(
             ``inputs`` has gradient zero.
         inputs: any shape, requiring gradients.
         max_bytes: bound on temporary memory, reached by making chunks smaller, down to one output.
+        cut: between inputs and outputs, one by one: below it, only what an output depends on is
+            gone through, as one level of a pyramid.
 
     Yields:
         The slice of outputs and their gradients (m, *inputs.shape), from first to last.
@@ -67,15 +75,16 @@ def batched_gradients(
             "detaches what it computes"
         )
     small = inputs.is_cuda or inputs.numel() <= _CPU_BATCH_ELEMENTS
-    size = max_bytes // (_COPIES * max(1, inputs.numel()) * inputs.element_size()) if small else 1
-    start, step = 0, max(1, min(size, len(outputs)))
+    together = small and not cut
+    size = max_bytes // (_COPIES * max(1, inputs.numel()) * inputs.element_size())
+    start, step = 0, max(1, min(size, len(outputs))) if together else 1
     while start < len(outputs):
         index = slice(start, min(start + step, len(outputs)))
         gradients = _vectorised(outputs, inputs, index) if step > 1 else None
         if gradients is None:
             # What one chunk could not do, the others cannot either.
             step, index = 1, slice(start, start + 1)
-            gradients = _single(outputs, inputs, start)[None]
+            gradients = _single(outputs, inputs, start, cut)[None]
         yield index, gradients
         start = index.stop
 
@@ -89,6 +98,7 @@ def gradient_heat_maps(
     max_bytes: int = 2**28,
     rule: Callable[..., Tensor] = odam,
     scale: Tensor | None = None,
+    cut: Cut = (),
 ) -> Tensor:
     """
     ``ReLU(rule(Phi(dY / dA), A))`` for each output; (M, C, H, W) is never held at once.
@@ -103,13 +113,14 @@ def gradient_heat_maps(
         rule: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features; see
             :mod:`odam_d2.core.cam`.
         scale: (M,), what the derivative of each output was divided by; None for one.
+        cut: see :func:`batched_gradients`.
 
     Returns:
         (M, H, W) without a graph.
     """
     values = precise(features.detach())
     maps = values.new_zeros(len(outputs), *features.shape[-2:])
-    for index, gradients in batched_gradients(outputs, features, max_bytes):
+    for index, gradients in batched_gradients(outputs, features, max_bytes, cut):
         chosen = image[index]
         gradients = gradients[torch.arange(len(chosen), device=chosen.device), chosen]
         gradients = precise(gradients)
@@ -118,11 +129,26 @@ def gradient_heat_maps(
     return maps if signed else maps.relu_()
 
 
-def _single(outputs: Tensor, inputs: Tensor, index: int) -> Tensor:
+def _single(outputs: Tensor, inputs: Tensor, index: int, cut: Cut) -> Tensor:
     """Gradient of one output, of the shape of ``inputs``."""
     with torch.enable_grad():  # choosing an output is a part of the graph
-        output = outputs[index]
-    (gradient,) = torch.autograd.grad(output, inputs, retain_graph=True, allow_unused=True)
+        roots = [outputs[index]]
+    seeds: list[Tensor | None] = [None]
+    if cut:
+        above = torch.autograd.grad(
+            roots, [leaf for _, leaf in cut], retain_graph=True, allow_unused=True
+        )
+        below = [
+            (made, gradient)
+            for (made, _), gradient in zip(cut, above, strict=True)
+            if made.requires_grad and gradient is not None and gradient.any()
+        ]
+        roots, seeds = [made for made, _ in below], [gradient for _, gradient in below]
+    gradient = None
+    if roots:
+        (gradient,) = torch.autograd.grad(
+            roots, inputs, seeds, retain_graph=True, allow_unused=True
+        )
     return torch.zeros_like(inputs) if gradient is None else gradient
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from odam_d2.core import cam
-from odam_d2.core.gradients import gradient_heat_maps
+from odam_d2.core.gradients import Cut, gradient_heat_maps
 from odam_d2.core.windows import join_windows, refined
 from odam_d2.modeling.adapters.checks import check_levels
 from odam_d2.modeling.adapters.head import HeadAdapter
@@ -139,6 +139,7 @@ def gradient_maps(
     sigma: float,
     max_bytes: int,
     rule: Rule,
+    cut: Cut = (),
 ) -> Tensor:
     """
     Signed maps (n, T, H, W) of some of N detections on one feature map.
@@ -148,6 +149,7 @@ def gradient_maps(
         leaf: (I, C, H, W).
         image: (N,).
         index: which detections.
+        cut: see :func:`odam_d2.core.gradients.batched_gradients`.
     """
     maps = [
         gradient_heat_maps(
@@ -159,6 +161,7 @@ def gradient_maps(
             max_bytes=max_bytes,
             rule=rule,
             scale=torch.exp2(scalar.exponents[index]),
+            cut=cut,
         )
         for scalar in scalars
     ]

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from odam_d2.core.gradients import Cut
+from odam_d2.core.windows import computes_together
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.layers import CapturedLayer, captured
@@ -44,10 +46,15 @@ def whole_maps(
         else:
             found = stack.enter_context(captured(adapter.model.backbone, layer, (height, width)))
         features = adapter.features(images)
-        decisions = adapter.evaluate(features, trace)
+        read = features
+        # Backwards from what a detection was read from only. A device would wait for each look.
+        if not computes_together(images.device):
+            read = [feature.detach().requires_grad_() for feature in features]
+        decisions = adapter.evaluate(read, trace)
+    cut: Cut = () if read is features else list(zip(features, read, strict=True))
     adapter.check_same(trace, decisions, rerun=True)
     scalars, every = targets.of(decisions), slice(None)
-    values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule)
+    values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule, cut)
     _check_read(values, features, found.leaf, trace, where)
     maps = HeadMaps.of(values.relu_(), trace.image, scalars, decisions)
     geometry = whole_geometry(trace, values, found.stride)
