@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils import comm
+from two_processes import process_group
 
 from odam_d2.core.errors import InputError
 from odam_d2.evaluation import CrowdEvaluator
@@ -125,15 +125,11 @@ def test_objects_overlap_from_an_iou_of_three_tenths(offset, overlapped):
 
 
 def _process(rank, folder):
-    # A file, as a free port may not be free any more when it is used.
-    meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    DatasetCatalog.register(NAME, lambda: ENTRIES)
-    # Two processes may see the same image: the sampler fills up the last batch.
-    results = run([[7, 9], [3, 7]][rank])
-    torch.save(results, f"{folder}/{rank}.pth")
-    torch.distributed.destroy_process_group()
+    with process_group(rank, folder):
+        DatasetCatalog.register(NAME, lambda: ENTRIES)
+        # Two processes may see the same image: the sampler fills up the last batch.
+        results = run([[7, 9], [3, 7]][rank])
+        torch.save(results, f"{folder}/{rank}.pth")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from blob_maps import blob_detections
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils import comm
+from two_processes import process_group
 
 from odam_d2 import OdamMaps
 from odam_d2.core.errors import InputError
@@ -170,20 +170,16 @@ def test_every_target_has_a_task(with_masks):
 
 
 def _process(rank, folder):
-    # A file, as a free port may not be free any more when it is used.
-    meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    register("toy_two", entries())
-    evaluator = ExplanationEvaluator("toy_two", f"{folder}/two", ALL)
-    evaluator.reset()
-    for number in ((0, 2), (1,))[rank]:
-        evaluator.process([{"image_id": f"image {number}"}], blobs(number))
-    result = evaluator.evaluate()
-    assert bool(result) == (rank == 0)
-    if rank == 0:
-        (folder / "two.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
+    with process_group(rank, folder):
+        register("toy_two", entries())
+        evaluator = ExplanationEvaluator("toy_two", f"{folder}/two", ALL)
+        evaluator.reset()
+        for number in ((0, 2), (1,))[rank]:
+            evaluator.process([{"image_id": f"image {number}"}], blobs(number))
+        result = evaluator.evaluate()
+        assert bool(result) == (rank == 0)
+        if rank == 0:
+            (folder / "two.json").write_text(json.dumps(result))
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from two_processes import process_group
 
 from odam_d2.errors import UserError
 from odam_d2.evaluation.rows import RowFiles
@@ -98,13 +98,12 @@ def _evaluate(folder, numbers):
 
 
 def _process(rank, folder, numbers):
-    meet = f"file://{folder}/meet_{len(numbers)}"
-    torch.distributed.init_process_group("gloo", meet, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    _evaluate(folder, numbers)
-    if len(numbers) == len(KEYS):
-        _twice(rank, folder)
-    torch.distributed.destroy_process_group()
+    meeting = folder / f"meeting_{len(numbers)}"
+    meeting.mkdir(exist_ok=True)
+    with process_group(rank, meeting):
+        _evaluate(folder, numbers)
+        if len(numbers) == len(KEYS):
+            _twice(rank, folder)
 
 
 def _twice(rank, folder):

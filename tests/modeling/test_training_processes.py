@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.multiprocessing as mp
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 from training_cases import labelled_images, losses_of, training_model
+from two_processes import process_group
 
 CASE = "retinanet"
 
@@ -14,18 +14,14 @@ CASE = "retinanet"
 def _gradients(rank, folder):
     """One of two processes: its image, through DistributedDataParallel."""
     torch.set_num_threads(1)
-    # A file, as a free port may not be free any more when it is used.
-    meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    model = DistributedDataParallel(training_model(CASE))  # as Detectron2's, but on the CPU
-    for _ in range(2):  # the second time, what the first one left behind would be found
-        model.zero_grad()
-        with EventStorage():
-            sum(model(labelled_images()[rank : rank + 1]).values()).backward()
-    gradients = {name: p.grad for name, p in model.module.named_parameters() if p.requires_grad}
-    torch.save(gradients, f"{folder}/{rank}.pth")
-    torch.distributed.destroy_process_group()
+    with process_group(rank, folder):
+        model = DistributedDataParallel(training_model(CASE))  # as Detectron2's, but on the CPU
+        for _ in range(2):  # the second time, what the first one left behind would be found
+            model.zero_grad()
+            with EventStorage():
+                sum(model(labelled_images()[rank : rank + 1]).values()).backward()
+        gradients = {name: p.grad for name, p in model.module.named_parameters() if p.requires_grad}
+        torch.save(gradients, f"{folder}/{rank}.pth")
 
 
 @pytest.mark.slow
