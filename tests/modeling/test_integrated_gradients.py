@@ -2,37 +2,15 @@
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 from oracle import FASTER_RCNN, RETINANET, SLIM, full_map, side_value, two_images, zoo_model
 from test_outputs_explainer import Registered
-from test_rise_in_place import CLASSES, GIVEN, best_anchor
+from test_rise_in_place import CLASSES, GIVEN, decide_rcnn, decide_retinanet
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 
 TARGETS = ("class", "left", "bottom")
 STEPS = 8
-
-
-def decide_rcnn(model, levels):
-    """Scores (N, K) and boxes (N, 4) of the given proposals."""
-    heads = model.roi_heads
-    given = [Instances((1, 1), proposal_boxes=Boxes(GIVEN[0]))]
-    pooled = heads.box_pooler(levels, [Boxes(GIVEN[0])])
-    predictions = heads.box_predictor(heads.box_head(pooled))
-    (scores,) = heads.box_predictor.predict_probs(predictions, given)
-    (boxes,) = heads.box_predictor.predict_boxes(predictions, given)
-    return scores, boxes.view(2, -1, 4)[torch.arange(2), CLASSES[0]]
-
-
-def decide_retinanet(model, levels):
-    logits, deltas = model._transpose_dense_predictions(
-        list(model.head(levels)), [model.num_classes, 4]
-    )
-    anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
-    best = [best_anchor(anchors, box) for box in GIVEN[0]]
-    boxes = model.box2box_transform.apply_deltas(torch.cat(deltas, 1)[0, best], anchors[best])
-    return torch.cat(logits, 1)[0, best].sigmoid(), boxes
 
 
 def plain_maps(model, image, names, decide):

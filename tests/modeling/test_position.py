@@ -3,15 +3,13 @@
 import pytest
 import torch
 from detectron2.structures import Boxes
+from known_detr import KnownDETR
 from oracle import RETINANET, SLIM, two_images, zoo_model
 from tiny_detr import TARGETS as DETR_TARGETS
-from tiny_detr import TinyDETR
 from training_cases import training_model
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.adapters import OutputsAdapter, register_adapter
-from odam_d2.modeling.adapters.trace import Decisions
 from odam_d2.modeling.attribution.position import PositionMethod
 
 TARGETS = ("class", "left", "top", "right", "bottom", "class:3")
@@ -92,7 +90,7 @@ def test_given_boxes_may_be_points_or_outside(method):
 
 def test_no_pixel_is_looked_at():
     """Where the same boxes are decided, the maps are the same: of images of one colour each."""
-    model = TinyDETR().eval()
+    model = KnownDETR().eval()
     maps = []
     for grey in (10, 200):
         model.bbox_embed.weight.data.zero_()  # boxes by the bias alone
@@ -103,16 +101,6 @@ def test_no_pixel_is_looked_at():
     assert peaks(maps[0], (48, 80))[0] == pytest.approx(
         places(found[0]["instances"].pred_boxes.tensor, "side_middle")[0, :5].numpy(), abs=3
     )
-
-
-@register_adapter(TinyDETR)
-class TinyDETRAdapter(OutputsAdapter):
-    layer = "backbone"
-    num_classes = 3
-
-    def outputs(self, batched_inputs, results):
-        found = [result["instances"] for result in results]
-        return [Decisions(x.pred_classes, x.class_probs, x.pred_boxes.tensor) for x in found]
 
 
 @pytest.mark.parametrize("setting", [{"layer": "res4"}, {"smoothing_sigma": 2.0}])

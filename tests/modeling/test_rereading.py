@@ -2,31 +2,20 @@
 
 import pytest
 import torch
+from known_detr import KnownDETR
 from oracle import two_images
-from tiny_detr import TinyDETR
 from training_cases import training_model
 
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.adapters import OutputsAdapter, build_adapter, register_adapter
-from odam_d2.modeling.adapters.trace import Decisions
+from odam_d2.modeling.adapters import build_adapter
 from odam_d2.modeling.rereading import rereading
 
 TARGETS = ("class", "class:2", "left", "top", "right", "bottom")
 
 
-@register_adapter(TinyDETR)
-class TinyDETRAdapter(OutputsAdapter):
-    layer = "backbone"
-    num_classes = 3
-
-    def outputs(self, batched_inputs, results):
-        found = [result["instances"] for result in results]
-        return [Decisions(x.pred_classes, x.class_probs, x.pred_boxes.tensor) for x in found]
-
-
 def detector(case):
     few = ["TEST.DETECTIONS_PER_IMAGE", 4, "MODEL.FCOS.SCORE_THRESH_TEST", 0.0]
-    return TinyDETR().eval() if case == "detr" else training_model(case, *few).eval()
+    return KnownDETR().eval() if case == "detr" else training_model(case, *few).eval()
 
 
 def given(number=0):

@@ -24,30 +24,36 @@ GIVEN = [torch.tensor([[20.0, 20, 90, 100], [60, 30, 180, 110]])]
 CLASSES = [torch.tensor([3, 5])]
 
 
-def read_rcnn(model, image):
-    """(N, 5) of the given proposals, by Detectron2's own functions."""
-    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+def decide_rcnn(model, levels):
+    """Scores (N, K) and boxes (N, 4) of the given proposals, by Detectron2's own functions."""
     heads = model.roi_heads
     given = [Instances((1, 1), proposal_boxes=Boxes(GIVEN[0]))]
-    features = [features[name] for name in heads.box_in_features]
-    pooled = heads.box_pooler(features, [Boxes(GIVEN[0])])
+    pooled = heads.box_pooler(levels, [Boxes(GIVEN[0])])
     predictions = heads.box_predictor(heads.box_head(pooled))
     (scores,) = heads.box_predictor.predict_probs(predictions, given)
     (boxes,) = heads.box_predictor.predict_boxes(predictions, given)
     return scores, boxes.view(2, -1, 4)[torch.arange(2), CLASSES[0]]
 
 
-def read_retinanet(model, image):
-    """The same of the anchors that overlap the boxes most."""
+def read_rcnn(model, image):
     features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
-    features = [features[name] for name in model.head_in_features]
+    return decide_rcnn(model, [features[name] for name in model.roi_heads.box_in_features])
+
+
+def decide_retinanet(model, levels):
+    """The same of the anchors that overlap the boxes most."""
     logits, deltas = model._transpose_dense_predictions(
-        list(model.head(features)), [model.num_classes, 4]
+        list(model.head(levels)), [model.num_classes, 4]
     )
-    anchors = torch.cat([x.tensor for x in model.anchor_generator(features)])
+    anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
     best = [best_anchor(anchors, box) for box in GIVEN[0]]
     boxes = model.box2box_transform.apply_deltas(torch.cat(deltas, 1)[0, best], anchors[best])
     return torch.cat(logits, 1)[0, best].sigmoid(), boxes
+
+
+def read_retinanet(model, image):
+    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
+    return decide_retinanet(model, [features[name] for name in model.head_in_features])
 
 
 def best_anchor(anchors, box):
