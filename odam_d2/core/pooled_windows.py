@@ -57,16 +57,9 @@ def pooled_heat_maps(
     like, count = given[0][1], len(boxes)
     if not count:
         return like.new_zeros((0, num_targets, 0, 0)), level.new_zeros((0, 2))
-    # Laid out on the host, which must know how large windows are, and has few numbers faster.
-    known = torch.cat([boxes.flatten(1).double(), level, image[:, None]], dim=1).cpu()
-    corners, level, image = known.split([4 * len(gradients), len(gradients), 1], dim=1)
-    boxes = corners.view(count, -1, 4)[:, used].to(features[0].dtype)
-    level, image = level.long(), image.long().flatten().repeat(len(used))
-    scales = known.new_tensor([spec.spatial_scale for spec in specs])
-    ratio = (scales[level.amin(dim=1, keepdim=True)] / scales[level]).round().long()[:, used]
-    level, ratio = level[:, used].t().flatten(), ratio.t().flatten()
+    boxes, level, image, ratio = _on_host(boxes, level, image, specs, used)
+    boxes = boxes.to(features[0].dtype)
     grids = Grids.of(features, specs, image, level)
-    boxes = boxes.transpose(0, 1).flatten(0, 1)
     pooling = BoxPooling.of_boxes(boxes, grids, specs[0].output_size).smoothed(sigma)
     refined_windows = (pooling.windows * ratio[:, None]).unflatten(0, (len(used), count))
     corners, sides = refined_windows.split(2, dim=2)
@@ -81,6 +74,49 @@ def pooled_heat_maps(
         return maps.permute(0, 3, 1, 2).contiguous(), origins[:count]
     maps = like.new_zeros((count, num_targets, *size))
     places = torch.cat([torch.stack([level, image, ratio], dim=1), shift], dim=1).tolist()
+    _add_one_by_one(maps, features, pooling, places, given, sigma)
+    return maps, origins.to(like.device)
+
+
+def _on_host(
+    boxes: Tensor, level: Tensor, image: Tensor, specs: Sequence[RoIAlignSpec], used: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    The boxes (M, 4) of the stages that count, stage by stage, their levels and images, and how many
+    cells of the finest level of its instance a cell is long: all (M,), float64 and int64. On the
+    host, which must know how large windows are, and has few numbers faster.
+    """
+    count, stages = level.shape
+    known = torch.cat([boxes.flatten(1).double(), level, image[:, None]], dim=1).cpu()
+    boxes, level, image = known.split([4 * stages, stages, 1], dim=1)
+    level = level.long()
+    scales = known.new_tensor([spec.spatial_scale for spec in specs])
+    ratio = (scales[level.amin(dim=1, keepdim=True)] / scales[level]).round().long()
+    return (
+        boxes.view(count, stages, 4)[:, used].transpose(0, 1).flatten(0, 1),
+        level[:, used].t().flatten(),
+        image.long().flatten().repeat(len(used)),
+        ratio[:, used].t().flatten(),
+    )
+
+
+def _add_one_by_one(
+    maps: Tensor,
+    features: Sequence[Tensor],
+    pooling: BoxPooling,
+    places: Sequence[Sequence[int]],
+    given: Sequence[tuple[list[int], Tensor]],
+    sigma: float,
+) -> None:
+    """
+    Add what each box of each stage gives to the maps (N, T, h, w).
+
+    Args:
+        places: of each box its level and image, the cells of its map along a side of one of the
+            window's, and where the window begins in the map (row, column).
+        given: of each stage that counts, which targets depend on it, and their gradients.
+    """
+    count, num_targets = maps.shape[:2]
     of_boxes = [gradient for _, of_stage in given for gradient in of_stage]
     for number, values in _one_by_one(features, pooling, places, of_boxes, sigma):
         *_, times, y, x = places[number]
@@ -90,7 +126,6 @@ def pooled_heat_maps(
             window += values
         else:
             window[targets] += values
-    return maps, origins.to(like.device)
 
 
 def _one_by_one(
