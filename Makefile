@@ -3,9 +3,12 @@
 # PYTHON    the Python to start from. If it has torch and detectron2, it is used as it is, and
 #           only what is missing is added; otherwise .venv is made, with pinned versions.
 # USE_ENV   1: use the environment of PYTHON, or fail; 0: use .venv even if PYTHON has Detectron2.
+# DETECTRON2  what pip installs into .venv as Detectron2, a requirement or a path, instead of the
+#           reviewed wheel: make env DETECTRON2=../detectron2
 
 PYTHON ?= python3
 export USE_ENV
+export DETECTRON2
 export ODAM_DATASETS ?= $(CURDIR)/output/datasets
 
 INSTALL = $(PYTHON) tools/install

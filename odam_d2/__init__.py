@@ -14,11 +14,13 @@ from .modeling import (
     explain_outputs,
 )
 from .structures import OdamMaps
+from .version import __version__
 
 __all__ = [
     "ExplainSettings",
     "OdamMaps",
     "UnsupportedModelError",
+    "__version__",
     "add_odam_config",
     "data",
     "explain",

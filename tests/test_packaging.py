@@ -24,7 +24,14 @@ PACKAGE = ROOT / "odam_d2"
 PROBES = [
     "odam_d2/model_zoo/weights/CrowdShapes/probe.pth",
     "odam_d2/visualization/templates/probe.html.j2",
+    "configs/CrowdShapes/probe.yaml",
+    "configs/new/probe.py",
 ]
+
+
+def in_wheel(path):
+    """Where a file of the checkout is in a wheel."""
+    return re.sub("^configs/", "odam_d2/model_zoo/configs/", str(path))
 
 
 def sources(folder):
@@ -33,11 +40,13 @@ def sources(folder):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """What setup.py puts into a wheel, built from a copy of the sources, without any index."""
+    """What a wheel has, built from a copy of the sources without any index."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
-    shutil.copytree(PACKAGE, copy / "odam_d2", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "README.md", copy)
+    for name in ("odam_d2", "configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in PROBES:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_text("probe")
@@ -54,7 +63,8 @@ def built(tmp_path_factory):
 
 
 def test_wheel_has_every_file_of_the_package(built):
-    expected = {str(path.relative_to(ROOT)) for path in sources(PACKAGE)} | set(PROBES)
+    files = [*sources(PACKAGE), *sources(ROOT / "configs")]
+    expected = {in_wheel(path.relative_to(ROOT)) for path in files} | set(map(in_wheel, PROBES))
     assert expected - built.names == set()
 
 
@@ -134,7 +144,7 @@ def test_nothing_imports_the_tools():
 
 
 def test_imports_are_required(built):
-    """A module imported anywhere in the package is asked for in setup.py."""
+    """A module imported anywhere in the package is asked for in pyproject.toml."""
     packages = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
     packages["markupsafe"] = "jinja2"  # which is made of it
     known = {*built.required, "detectron2", "odam-d2"}
@@ -146,7 +156,7 @@ def test_imports_are_required(built):
 
 
 def test_installer_knows_what_is_required(built, monkeypatch):
-    """In an environment of the user's the installer adds what setup.py asks for."""
+    """In an environment of the user's the installer adds what pyproject.toml asks for."""
     monkeypatch.syspath_prepend(str(ROOT / "tools" / "install"))
     added = {canonicalize_name(name) for name in importlib.import_module("existing").RUN.values()}
     assert added == set(built.required) - {"torch", "torchvision"}

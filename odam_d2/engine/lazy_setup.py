@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from odam_d2.errors import UserError, one_line
+from odam_d2.model_zoo.config_files import find_config_file
 
 from .lazy_yaml import load_lazy_yaml
 from .setup import settle_device
@@ -35,7 +36,8 @@ def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     CUDA is missing and the overrides do not name ``train.device``, it becomes "cpu", without AMP.
 
     Args:
-        config_file: path of a ``.py`` file, or of a LazyConfig that was saved as YAML.
+        config_file: path of a ``.py`` file, or of a LazyConfig that was saved as YAML; or name
+            of one of the project's such as ``COCO-Detection/fcos_R_50_FPN_1x.py``.
         opts: ``KEY=VALUE ...``, in Hydra's grammar. A key that the config does not have must be
             an argument of what its node calls, or be written ``+KEY=VALUE``.
 
@@ -46,7 +48,7 @@ def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
         UserError: the file does not exist or fails, a key does not exist, a value cannot be read,
             or CUDA is asked for and missing.
     """
-    cfg = _load(config_file)
+    cfg = _load(find_config_file(config_file))
     if "train" not in cfg:
         cfg.train = {}
     defaults = model_zoo.get_config("common/train.py").train

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from odam_d2.config import add_odam_config
 from odam_d2.errors import UserError, one_line
+from odam_d2.model_zoo.config_files import find_config_file
 
 from .safe_yaml import merge_file, read_config
 
@@ -25,7 +26,8 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     ``MODEL.DEVICE``, it becomes "cpu".
 
     Args:
-        config_file: path of a YAML file; empty for the defaults.
+        config_file: path of a YAML file, or name of one of the project's such as
+            ``CrowdShapes/fcos_R_50_FPN_slim.yaml``; empty for the defaults.
         opts: ``KEY VALUE KEY VALUE ...`` as on the command line.
 
     Returns:
@@ -39,7 +41,7 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     add_odam_config(cfg)
     in_file: dict = {}
     if config_file:
-        in_file, cfg = _merge_file(cfg, config_file)
+        in_file, cfg = _merge_file(cfg, find_config_file(config_file))
     merge_opts(cfg, list(opts))
     explicit = "DEVICE" in in_file.get("MODEL", {}) or "MODEL.DEVICE" in opts[0::2]
     cfg.MODEL.DEVICE = settle_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", explicit)

@@ -13,6 +13,7 @@ def checkout(tmp_path):
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "run.txt").write_text("torch==2.11.0\n")
     (tmp_path / "setup.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text("")
     return tmp_path
 
 
@@ -40,12 +41,41 @@ def test_made_once(managed):
     assert managed.made == 1
 
 
-@pytest.mark.parametrize("file", ["requirements/run.txt", "requirements/new.txt", "setup.py"])
+DETERMINING = ["requirements/run.txt", "requirements/new.txt", "setup.py", "pyproject.toml"]
+
+
+@pytest.mark.parametrize("file", DETERMINING)
 def test_made_again_after_a_change(managed, checkout, file):
     managed.install()
     (checkout / file).write_text("numpy==2.4.6\n")
     managed.install()
     assert managed.made == 2
+
+
+def made_with(installer, checkout, monkeypatch, detectron2):
+    """What is installed as Detectron2 by one command, or None where nothing had to be made."""
+    environment = installer.managed.ManagedEnvironment(checkout, detectron2)
+    made = []
+    monkeypatch.setattr(environment, "_make", lambda: made.append(environment.detectron2))
+    monkeypatch.setattr(installer.managed.os, "access", lambda *_: True)
+    environment.install()
+    return made[0] if made else None
+
+
+def test_detectron2_of_the_user_stays_until_another_is_named(
+    installer, checkout, monkeypatch, tmp_path
+):
+    folder = tmp_path / "detectron2"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    commands = ["", "detectron2", "", "detectron2 @ git+https://example.org/d", "", "reviewed", ""]
+    made = [made_with(installer, checkout, monkeypatch, asked) for asked in commands]
+    assert made == ["reviewed", str(folder), None, commands[3], None, "reviewed", None]
+
+
+def test_detectron2_is_not_changed_in_an_environment_of_the_user(select, installer):
+    with pytest.raises(installer.checks.InstallError, match="leave out DETECTRON2="):
+        select(here=BOTH, detectron2="detectron2")
 
 
 def test_made_again_when_its_python_is_gone(managed):
@@ -94,13 +124,13 @@ def stand_in(python, **state):
 def select(installer, checkout, monkeypatch):
     """Choose an environment, where the running Python and a hand-made .venv have some modules."""
 
-    def select(use_env="", here=(), handmade=None):
+    def select(use_env="", here=(), handmade=None, detectron2=""):
         module = installer.select_environment
         monkeypatch.setattr(module, "_has", lambda *names: set(names) <= set(here))
         if handmade is not None:
             missing = sorted({"torch", "detectron2", "pip"} - set(handmade))
             stand_in(checkout / ".venv" / "bin" / "python", missing=missing)
-        return module.select_environment(use_env, root=checkout)
+        return module.select_environment(use_env, checkout, detectron2)
 
     return select
 

@@ -30,6 +30,13 @@ def get_parser():
         default=os.environ.get("USE_ENV", ""),
         help="1: use the environment of this Python; 0: use .venv (default: $USE_ENV, or decide)",
     )
+    parser.add_argument(
+        "--detectron2",
+        default=os.environ.get("DETECTRON2", ""),
+        metavar="REQUIREMENT_OR_PATH",
+        help="the Detectron2 that .venv gets by pip instead of the reviewed wheel, such as a "
+        "checkout of its repository (default: $DETECTRON2)",
+    )
     return parser
 
 
@@ -40,7 +47,7 @@ def main():
         check_python(newest=None)
         from select_environment import select_environment  # not before Python is new enough
 
-        environment = select_environment(args.use_env)
+        environment = select_environment(args.use_env, detectron2=args.detectron2)
         if args.print_python:
             print(environment.python)
         else:

@@ -15,7 +15,10 @@ import detectron2_wheel
 from checks import InstallError, check_disk, check_platform, check_python, check_venv_module
 from pip_runner import Pip
 
-__all__ = ["ManagedEnvironment"]
+__all__ = ["REVIEWED", "ManagedEnvironment"]
+
+# The name of the Detectron2 that detectron2_wheel.py installs, among those that can be asked for.
+REVIEWED = "reviewed"
 
 # A line of Python that fails when something is missing.
 TRIAL = "import torch, torchvision, cv2, scipy, pycocotools, detectron2.model_zoo, odam_d2"
@@ -29,15 +32,26 @@ class ManagedEnvironment:
     costs no time, and after an interruption the same command goes on.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, detectron2: str = "") -> None:
         """
         Args:
             root: the checkout.
+            detectron2: what pip shall install as Detectron2, a requirement or a path; empty for
+                what ``.venv`` was made with before, at first :data:`REVIEWED`.
         """
         self.root = root
         self.folder = root / ".venv"
         self.python = self.folder / "bin" / "python"
         self.note = self.folder / "odam-install.txt"
+        self.choice = self.folder / "odam-detectron2.txt"
+        # A path stays the same from wherever the next command is given.
+        is_path = detectron2 and Path(detectron2).exists()
+        self._asked = str(Path(detectron2).resolve()) if is_path else detectron2
+
+    @property
+    def detectron2(self) -> str:
+        """What pip installs as Detectron2, or :data:`REVIEWED`."""
+        return self._asked or (self.choice.read_text() if self.choice.exists() else REVIEWED)
 
     def is_handmade(self) -> bool:
         """Whether there is a ``.venv`` that this program has not begun."""
@@ -60,6 +74,8 @@ class ManagedEnvironment:
                 print("environment: .venv, up to date", flush=True)
                 return
             self.note.write_text("unfinished")
+            if self._asked:
+                self.choice.write_text(self._asked)
             self._make()
             self.note.write_text(self._fingerprint())
 
@@ -93,8 +109,13 @@ class ManagedEnvironment:
         pip(*install, "-c", str(requirements / "run.txt"), "setuptools")
         lists = ("-r", str(requirements / "run.txt"), "-r", str(requirements / "dev.txt"))
         pip(*install, "--use-pep517", *lists)
-        print("[3/4] Detectron2", flush=True)
-        detectron2_wheel.install(pip, packages, scratch)
+        print(f"[3/4] Detectron2 ({self.detectron2})", flush=True)
+        pip("uninstall", "--yes", detectron2_wheel.NAME, "detectron2")  # whichever was there
+        if self.detectron2 == REVIEWED:
+            detectron2_wheel.install(pip, packages, scratch)
+        else:  # its build looks at torch, and asks for versions of packages older than ours
+            pip("install", "wheel", "ninja")
+            pip(*install, "--no-deps", self.detectron2)
         print("[4/4] odam_d2, from this checkout", flush=True)
         pip("install", "--no-deps", "--no-build-isolation", "--editable", str(self.root))
         self._try_imports()
@@ -125,19 +146,21 @@ class ManagedEnvironment:
         return self.note.read_text() == self._fingerprint()
 
     def _wipe(self) -> None:
-        """Remove all but the note. The folder itself stays, it holds the lock."""
+        """Remove all but the notes. The folder itself stays, it holds the lock."""
         for entry in self.folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry != self.note:
+            elif entry not in (self.note, self.choice):
                 entry.unlink()
 
     def _fingerprint(self) -> str:
         """A code that changes when the environment has to."""
         code = hashlib.sha256(
-            f"{self._version()}\n{self.root}\n{detectron2_wheel.SHA256}\n".encode()
+            f"{self._version()}\n{self.root}\n{self.detectron2}\n"
+            f"{detectron2_wheel.SHA256}\n".encode()
         )
-        for file in [*sorted((self.root / "requirements").glob("*.txt")), self.root / "setup.py"]:
+        packaging = [self.root / "setup.py", self.root / "pyproject.toml"]
+        for file in [*sorted((self.root / "requirements").glob("*.txt")), *packaging]:
             code.update(file.read_bytes())
         return code.hexdigest()
 

@@ -13,17 +13,32 @@ __all__ = ["select_environment"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def select_environment(use_env: str = "", root: Path = ROOT):
+def select_environment(use_env: str = "", root: Path = ROOT, detectron2: str = ""):
     """
     Args:
         use_env: "1" for the environment of the running Python, "0" for ``.venv``, "" to prefer
             the running Python if it has torch and detectron2.
         root: the checkout.
+        detectron2: which Detectron2 ``.venv`` shall get, a requirement or a path; empty for the
+            one that it has, at first the reviewed wheel, which is asked for as "reviewed".
 
     Returns:
         A :class:`ManagedEnvironment` or an :class:`ExistingEnvironment`.
+
+    Raises:
+        InstallError: no environment will do, or ``detectron2`` was named for one of the user's.
     """
-    managed = ManagedEnvironment(root)
+    environment = _select(use_env, root, detectron2)
+    if detectron2 and isinstance(environment, ExistingEnvironment):
+        raise InstallError(
+            f"the environment of {environment.python} has a Detectron2, which stays as it is: "
+            "leave out DETECTRON2=, or have .venv made with it by USE_ENV=0"
+        )
+    return environment
+
+
+def _select(use_env: str, root: Path, detectron2: str):
+    managed = ManagedEnvironment(root, detectron2)
     inside = Path(sys.prefix) == managed.folder and not managed.is_handmade()
     if use_env == "1" or (use_env == "" and not inside and _has("torch", "detectron2")):
         return _require_detectron2(ExistingEnvironment(root, Path(sys.executable)))
