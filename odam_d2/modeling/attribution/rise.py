@@ -6,14 +6,13 @@ the masked passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odam_d2.core.gradients import precise
 from odam_d2.core.heatmap import smooth
 from odam_d2.core.masks import (
     STRIDE,
@@ -26,9 +25,8 @@ from odam_d2.core.masks import (
 )
 from odam_d2.fingerprint import describe, digest, versions
 from odam_d2.modeling.adapters.base import Adapter
-from odam_d2.modeling.adapters.head import HeadAdapter, head_adapter
+from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
-from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.settings import ExplainSettings, RiseSettings
 from odam_d2.modeling.targets import Side, Targets
 from odam_d2.structures import OdamMaps
@@ -36,6 +34,7 @@ from odam_d2.structures import OdamMaps
 from .geometry import image_geometry
 from .gradients import in_full_precision
 from .masked_runs import StateFile, in_batches, refuse
+from .reading import Reader, by_head, by_outputs
 from .registry import ODAM_METHOD_REGISTRY, Method
 
 __all__ = ["Rise"]
@@ -52,11 +51,11 @@ class Rise(Method):
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         if isinstance(trace, OutputsTrace):
-            return self._maps(adapter, [_by_outputs(trace, targets)], targets)
+            return self._maps(adapter, [by_outputs(trace, targets)], targets)
         with in_full_precision(head_adapter(adapter), trace) as (precise, again):
-            return self._maps(adapter, _by_head(precise, again, targets), targets)
+            return self._maps(adapter, by_head(precise, again, targets), targets)
 
-    def _maps(self, adapter: Adapter, readers: list[_Reader], targets: Targets) -> OdamMaps:
+    def _maps(self, adapter: Adapter, readers: list[Reader], targets: Targets) -> OdamMaps:
         detector = {"model": adapter.model, "norm_statistics": adapter.norm_statistics}
         found = [_maps_of(reader, targets, self.settings, detector) for reader in readers]
         return OdamMaps.cat([maps for of_reader in found for maps in of_reader])
@@ -67,75 +66,6 @@ def rise(settings: ExplainSettings) -> Rise:
     """RISE (Petsiuk et al., BMVC 2018), read where each detection was."""
     refuse(settings, "RISE", {"smoothing_sigma": 0, "layer": ""})
     return Rise(settings.rise)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """
-    Reads the decisions of some images' detections again.
-
-    Attributes:
-        images: (C, h, w) of each.
-        boxes: (n, 4) of the detections of each, XYXY in its pixels.
-        values: (N, T), of the images as they are.
-        read: gets B copies of these images, each changed in its own way, and returns the targets'
-            values of all detections (B, N, T).
-    """
-
-    images: Sequence[Tensor]
-    boxes: Sequence[Tensor]
-    values: Tensor
-    read: Callable[[list[list[Tensor]]], Tensor]
-
-
-def _values(targets: Targets, decisions: Decisions) -> Tensor:
-    """(N, T), without a graph."""
-    return torch.stack([scalar.values.detach() for scalar in targets.of(decisions)], dim=1)
-
-
-def _by_head(adapter: HeadAdapter, trace: Trace, targets: Targets) -> list[_Reader]:
-    """One for each image that has detections."""
-    adapter.check_rerun(trace)
-    decisions = adapter.evaluate(adapter.features(trace.images), trace)
-    adapter.check_same(trace, decisions, rerun=True)
-    boxes, values, found = decisions.boxes.detach(), _values(targets, decisions), []
-    for number, (height, width) in enumerate(trace.image_sizes):
-        rows = (trace.image == number).nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        image = trace.images[number]
-
-        def read(copies: list[list[Tensor]], image: Tensor = image, rows: Tensor = rows) -> Tensor:
-            images = image.repeat(len(copies), 1, 1, 1)
-            for padded, (copy,) in zip(images, copies, strict=True):
-                padded[:, : copy.shape[1], : copy.shape[2]] = copy
-            of_copy = torch.arange(len(copies), device=rows.device).repeat_interleave(len(rows))
-            again = trace.on_images(rows.repeat(len(copies)), of_copy, len(copies))
-            decided = adapter.evaluate(adapter.features(images), again)
-            return _values(targets, decided).view(len(copies), len(rows), -1)
-
-        shown = image[:, :height, :width]
-        found.append(_Reader([shown], [boxes[rows]], values[rows], read))
-    return found
-
-
-def _by_outputs(trace: OutputsTrace, targets: Targets) -> _Reader:
-    """One for all images, which are run together as they were."""
-    images = [precise(given["image"] * 1.0) for given in trace.inputs]
-    decided = trace.decide(list(trace.inputs))
-
-    def values(decided: Sequence[Decisions]) -> Tensor:
-        return torch.cat([_values(targets, of_image) for of_image in decided])
-
-    def read(copies: list[list[Tensor]]) -> Tensor:
-        inputs = [
-            [given | {"image": image} for given, image in zip(trace.inputs, copy, strict=True)]
-            for copy in copies
-        ]
-        return torch.stack([values(trace.compute(of_copy)) for of_copy in inputs])
-
-    boxes = [of_image.boxes.detach() for of_image in decided]
-    return _Reader(images, boxes, values(decided), read)
 
 
 @dataclass(frozen=True)
@@ -208,7 +138,7 @@ class _Picture:
 
 
 def _maps_of(
-    reader: _Reader, targets: Targets, settings: RiseSettings, detector: object
+    reader: Reader, targets: Targets, settings: RiseSettings, detector: object
 ) -> list[OdamMaps]:
     """The maps of each image's detections."""
     pictures = [
@@ -229,7 +159,7 @@ def _maps_of(
 
 
 def _read(
-    reader: _Reader, pictures: list[_Picture], settings: RiseSettings, file: StateFile
+    reader: Reader, pictures: list[_Picture], settings: RiseSettings, file: StateFile
 ) -> Tensor:
     """The values (K, N, T) of all masks, those from a file first."""
     whole = reader.values
@@ -254,7 +184,7 @@ def _read(
 
 
 def _state_file(
-    reader: _Reader, targets: Targets, settings: RiseSettings, detector: object
+    reader: Reader, targets: Targets, settings: RiseSettings, detector: object
 ) -> StateFile:
     def fingerprint() -> dict:
         return {
