@@ -45,13 +45,8 @@ def checked_inputs(model: nn.Module, batched_inputs: Sequence[dict]) -> list[dic
         batched_inputs: Detectron2's input format.
 
     Raises:
-        InputError: the model is no module, or the batch, an image or a size is not in that format.
+        InputError: the batch, an image or a size is not in that format.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"the model is a {type(model).__name__}; it must be a torch.nn.Module, such as "
-            "detectron2.modeling.build_model returns"
-        )
     if not isinstance(batched_inputs, (list, tuple)):
         raise InputError(
             f"batched_inputs is a {type(batched_inputs).__name__}; it must be a list with a dict "

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from .arguments import checked_boxes, checked_inputs, checked_targets
 from .attribution.gradients import GradientMethod
 from .attribution.output_maps import output_maps
 from .explanation import Explanation
+from .model_inputs import Inputs, ModelInputs, ModelLike, unwrapped
 from .precision import full_precision_dtype
 from .settings import ExplainSettings
 from .state import held_in_evaluation, preserved
@@ -31,20 +33,37 @@ __all__ = ["explain", "explain_boxes", "explain_outputs"]
 _OF_OUTPUTS = ("method", "smoothing_sigma", "chunk_mb")
 
 
+@overload
 def explain(
-    model: nn.Module,
-    batched_inputs: list[dict],
+    model: ModelLike,
+    batched_inputs: dict | np.ndarray,
+    targets: Sequence[str] = ...,
+    **settings: Any,
+) -> dict: ...
+@overload
+def explain(
+    model: ModelLike,
+    batched_inputs: list[dict] | list[np.ndarray],
+    targets: Sequence[str] = ...,
+    **settings: Any,
+) -> list[dict]: ...
+def explain(
+    model: ModelLike,
+    batched_inputs: Inputs,
     targets: Sequence[str] = DEFAULT_TARGETS,
     **settings: Any,
-) -> list[dict]:
+) -> list[dict] | dict:
     """
     Run a detector and explain every detection (Zhao and Chan, "ODAM", ICLR 2023).
 
     Args:
-        model: a detector of plain Detectron2, or one of ours. It is given back as it was: modes,
-            ``requires_grad``, ``.grad``, hooks and random numbers, also when something raises.
+        model: a detector of plain Detectron2, or one of ours; also within ``DataParallel``,
+            ``DistributedDataParallel`` or ``torch.compile``, or Detectron2's ``DefaultPredictor``.
+            It is given back as it was: modes, ``requires_grad``, ``.grad``, hooks and random
+            numbers, also when something raises.
         batched_inputs: Detectron2's input format: a dict with ``image`` (C, H, W) for each image,
-            and ``height``, ``width`` of the output.
+            and ``height``, ``width`` of the output; or one such dict. A ``DefaultPredictor`` takes
+            what it is called with as well, a picture (H, W, 3) BGR, or a list of them.
         targets: what to explain of each detection: ``"class"`` (the score of the predicted class),
             ``"class:NAME"`` or ``"class:K"`` (the score of another class), ``"left"``, ``"top"``,
             ``"right"``, ``"bottom"`` (how far that side reaches outward), ``"combined"`` (the
@@ -56,29 +75,49 @@ def explain(
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
-        those of the model, with one more field ``odam_maps`` (:class:`odam_d2.OdamMaps`).
+        those of the model, with one more field ``odam_maps`` (:class:`odam_d2.OdamMaps`); the one
+        dict where one input was given.
 
     Raises:
         ValueError: a target or setting is unknown; the message lists what there is.
         UnsupportedModelError: the model, or a part of it that the message names, is of no kind
             that can be explained.
     """
-    batched_inputs = checked_inputs(model, batched_inputs)
-    if not batched_inputs:
+    given = ModelInputs.of(model, batched_inputs)
+    if not given.batch:
         return []
-    with preserved(model) as model_view:
-        explanation = _explanation(model_view, targets, settings)
-        return explanation.run(batched_inputs, lambda view: view(batched_inputs))
+    with preserved(given.model) as model_view:
+        explanation = _explanation(model_view, targets, settings, given.class_names)
+        outputs = explanation.run(given.batch, lambda view: view(given.batch))
+    return outputs[0] if given.single else outputs
 
 
+@overload
 def explain_boxes(
-    model: nn.Module,
-    batched_inputs: list[dict],
+    model: ModelLike,
+    batched_inputs: dict | np.ndarray,
+    boxes: Boxes | Tensor,
+    classes: Tensor,
+    targets: Sequence[str] = ...,
+    **settings: Any,
+) -> dict: ...
+@overload
+def explain_boxes(
+    model: ModelLike,
+    batched_inputs: list[dict] | list[np.ndarray],
     boxes: Sequence[Boxes | Tensor],
     classes: Sequence[Tensor],
+    targets: Sequence[str] = ...,
+    **settings: Any,
+) -> list[dict]: ...
+def explain_boxes(
+    model: ModelLike,
+    batched_inputs: Inputs,
+    boxes: Any,
+    classes: Any,
     targets: Sequence[str] = DEFAULT_TARGETS,
     **settings: Any,
-) -> list[dict]:
+) -> list[dict] | dict:
     """
     Explain what a detector says of boxes and classes that you give: ground truth, a box of your
     own, "why is there no detection here?".
@@ -88,7 +127,8 @@ def explain_boxes(
 
     Args:
         model, batched_inputs, targets, **settings: as for :func:`explain`.
-        boxes: for each image (N, 4), XYXY in pixels of the output (``height``, ``width``).
+        boxes: for each image (N, 4), XYXY in pixels of the output (``height``, ``width``). Where
+            one input is given, its boxes and classes are, without a list around them.
         classes: for each image (N,), class ids.
 
     Returns:
@@ -100,28 +140,30 @@ def explain_boxes(
         ValueError: as :func:`explain`; also when boxes and classes do not match the images, or a
             box is not finite, or a class does not exist.
     """
-    batched_inputs = checked_inputs(model, batched_inputs)
-    with preserved(model) as model_view:
-        explanation = _explanation(model_view, targets, settings)
+    given = ModelInputs.of(model, batched_inputs)
+    if given.single:
+        boxes, classes = [boxes], [classes]
+    with preserved(given.model) as model_view:
+        explanation = _explanation(model_view, targets, settings, given.class_names)
         adapter = explanation.adapter
-        sizes = [_sizes(model, x) for x in batched_inputs]
+        sizes = [_sizes(x) for x in given.batch]
         dtype = full_precision_dtype(adapter.model)
-        boxes, classes = checked_boxes(batched_inputs, boxes, classes, adapter.num_classes, dtype)
-        device = next(model.parameters()).device
+        boxes, classes = checked_boxes(given.batch, boxes, classes, adapter.num_classes, dtype)
+        device = next(given.model.parameters()).device
         inputs = [Boxes((b * _scale(b, i, o)).to(device)) for b, (i, o) in zip(boxes, sizes)]  # noqa: B905
         classes = [label.to(device) for label in classes]
-        found = explanation.explain_boxes(batched_inputs, inputs, classes)
-        outputs = []
-        of_images = zip(boxes, classes, found, sizes, strict=True)
-        for given, label, (scores, maps), (_, output_size) in of_images:
-            fields = {"pred_boxes": Boxes(given.to(device)), "pred_classes": label}
-            instances = Instances(output_size, **fields, scores=scores, odam_maps=maps)
-            outputs.append({"instances": instances})
-        return outputs
+        found = explanation.explain_boxes(given.batch, inputs, classes)
+    outputs = []
+    of_images = zip(boxes, classes, found, sizes, strict=True)
+    for box, label, (scores, maps), (_, output_size) in of_images:
+        fields = {"pred_boxes": Boxes(box.to(device)), "pred_classes": label}
+        instances = Instances(output_size, **fields, scores=scores, odam_maps=maps)
+        outputs.append({"instances": instances})
+    return outputs[0] if given.single else outputs
 
 
 def explain_outputs(
-    model: nn.Module,
+    model: ModelLike,
     batched_inputs: list[dict],
     outputs: Callable[[list[dict]], Sequence[Tensor]],
     layer: str | None = None,
@@ -135,7 +177,7 @@ def explain_outputs(
     backward pass for each of its values. How instances are chosen is up to it.
 
     Args:
-        model: the network that the function runs, given back as it was.
+        model: the network that the function runs, given back as it was; wrapped or not.
         batched_inputs: Detectron2's input format.
         outputs: gets ``batched_inputs`` and returns for each image (n, T) or (n,): T scalars of
             each of n instances, computed by ``model`` in one pass.
@@ -154,6 +196,7 @@ def explain_outputs(
             feature map, an instance does not depend on it, ``outputs`` does not return what it
             should, or a setting cannot apply.
     """
+    model = unwrapped(model)
     batched_inputs = checked_inputs(model, batched_inputs)
     targets = checked_targets(targets)
     _check_names(targets)
@@ -205,8 +248,13 @@ def _settings_of_outputs(layer: str | None, settings: dict) -> ExplainSettings:
     return ExplainSettings(**settings)
 
 
-def _explanation(model: nn.Module, targets: Sequence[str], settings: dict) -> Explanation:
-    configured = getattr(model, "odam", None) or ExplainSettings()
+def _explanation(
+    model: nn.Module,
+    targets: Sequence[str],
+    settings: dict,
+    class_names: tuple[str, ...] | None,
+) -> Explanation:
+    configured = getattr(model, "odam", None) or ExplainSettings(class_names=class_names)
     given = settings | {"targets": checked_targets(targets), "named_by_keys": False}
     return Explanation.of(model, dataclasses.replace(configured, **_instead(settings) | given))
 
@@ -224,7 +272,7 @@ def _instead(settings: dict) -> dict:
     return {"preset": ""} if chosen else {}
 
 
-def _sizes(model: nn.Module, x: dict) -> tuple[tuple[int, int], tuple[int, int]]:
+def _sizes(x: dict) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of one image at the network's input and at its output."""
     size = tuple(x["image"].shape[-2:])
     return size, (x.get("height", size[0]), x.get("width", size[1]))

@@ -15,7 +15,7 @@ BOX, CLASS = torch.tensor([[8.0, 8, 60, 50]]), torch.tensor([1])
     ("inputs", "words"),
     [
         (None, "batched_inputs is a NoneType"),
-        ({"image": IMAGE}, "batched_inputs is a dict"),
+        ("street.jpg", "batched_inputs is a str"),
         ([IMAGE], "input 0 must be a dict with the key 'image'"),
         ([{"image": IMAGE}, {"height": 5}], "input 1 must be a dict with the key 'image'"),
         ([{"image": IMAGE.numpy()}], "is a ndarray; it must be a tensor"),
