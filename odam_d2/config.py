@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+from .method_config import add_method_keys
+
 __all__ = ["add_odam_config"]
 
 
@@ -32,11 +34,11 @@ def _add_odam_keys(cfg: CN) -> None:
     # An empty list turns explaining off: the model is then plain Detectron2.
     cfg.MODEL.ODAM.TARGETS = ["class", "left", "top", "right", "bottom"]
 
-    # How maps are made: "odam", or for comparison "grad_cam", "grad_cam_pp" (Grad-CAM++),
-    # "input_gradient" (each a backward pass for each map), "box_blob", "box_centre", "side_middle"
-    # (places of the predicted box, whatever the image shows), "rise", which runs the detector on
-    # about two hundred masked images, for all maps, or "d_rise", on thousands; TARGETS must be
-    # ["class"] for that one.
+    # How maps are made: "odam", or for comparison another method of docs/methods.md. Of gradients
+    # "grad_cam", "grad_cam_pp" (Grad-CAM++), "input_gradient" (each a backward pass for each map)
+    # and "smooth_grad" (many of them). Of the box alone, whatever the image shows, "box_blob",
+    # "box_centre" and "side_middle". Of masked images "rise", which runs the detector on about two
+    # hundred of them for all maps, and "d_rise", on thousands; TARGETS must be ["class"] for that.
     cfg.MODEL.ODAM.METHOD = "odam"
 
     # Chooses METHOD and LAYER by itself, which must be left as they are: "gradient" (of class and
@@ -70,6 +72,7 @@ def _add_odam_keys(cfg: CN) -> None:
 
     cfg.MODEL.ODAM.D_RISE = _d_rise_keys()
     cfg.MODEL.ODAM.RISE = _rise_keys()
+    add_method_keys(cfg.MODEL.ODAM)
     cfg.MODEL.ODAM.LOSS = _loss_keys()
     cfg.MODEL.ODAM.NMS = _nms_keys()
 

@@ -32,7 +32,8 @@ from odam_d2.evaluation.known_causes import has_known_causes
 from odam_d2.evaluation.recovery_files import compare_recovery
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.attribution import method_names, preset_names
-from odam_d2.modeling.settings import ExplainSettings
+from odam_d2.modeling.mask_settings import MaskSettings
+from odam_d2.modeling.settings import METHOD_SETTINGS, ExplainSettings, RiseSettings
 
 from .building import building_errors
 from .checks import check_classes, check_dataset
@@ -55,13 +56,12 @@ _OF_MAPS = tuple(
         "SMOOTHING_SIGMA",
         "LAYER",
         "NORM_STATISTICS",
-        "D_RISE",
-        "RISE",
+        *(kind.NODE for kind in METHOD_SETTINGS.values()),
     )
 )
 
-# Methods that keep what they have of an image, and their nodes in MODEL.ODAM.
-_OF_MASKS = {"d_rise": "D_RISE", "rise": "RISE", "faithful": "RISE"}
+# Settings of methods, and of presets that are such a method.
+_SETTINGS = {**METHOD_SETTINGS, "faithful": RiseSettings}
 
 
 def evaluate_methods(
@@ -130,9 +130,11 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
         cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
     if method == "d_rise":
         cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.SCORE = ["class"], "probability"
-    if method in _OF_MASKS:  # settings of the others that are compared: these differentiate nothing
+    own = _SETTINGS.get(method)
+    if own is not None and issubclass(own, MaskSettings):
+        # Settings of the others that are compared: these differentiate nothing.
         cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
-        node = cfg.MODEL.ODAM[_OF_MASKS[method]]
+        node = cfg.MODEL.ODAM[own.NODE]
         node.STATE_DIR = node.STATE_DIR or str(output / method)
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
@@ -145,9 +147,9 @@ def _fingerprint(cfg: CfgNode, settings: ExplainSettings, *without: str) -> dict
     """What figures depend on, beside the images, without some more keys."""
     left_out = ONLY_FOR_TRAINING | dict.fromkeys(without, "of another evaluator or method")
     left_out["TEST.ODAM.EVALUATORS"] = "which figures there are"
-    own = _OF_MASKS.get(settings.preset or str(settings.method))
-    others = {*_OF_MASKS.values()} - {own}
-    left_out |= {f"MODEL.ODAM.{node}": "of another method" for node in others}
+    own = _SETTINGS.get(settings.preset or str(settings.method))
+    others = {kind for kind in METHOD_SETTINGS.values() if kind is not own}
+    left_out |= {f"MODEL.ODAM.{kind.NODE}": "of another method" for kind in others}
     return {**of_detector(cfg, left_out), "class_names": settings.class_names}
 
 

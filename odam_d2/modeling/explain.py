@@ -70,8 +70,8 @@ def explain(
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
             ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``,
-            ``method``, ``preset``, ``d_rise``, ``rise``); the default is what the model
-            was configured with.
+            ``method``, ``preset``, and the settings of methods, such as ``rise``); the default is
+            what the model was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit

@@ -2,70 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, TypeVar
-
-from detectron2.config import CfgNode
+from dataclasses import dataclass, field
 
 from odam_d2.core.ranges import check_number, check_text
+
+from .node_settings import MAX_NUMBER, NodeSettings
 
 __all__ = ["DRiseSettings", "MaskSettings", "RiseSettings"]
 
 # Far beyond what has a use, and still computed.
-_MAX_NUMBER = 10**9
 _MAX_GRID = 1000  # cells along a side of a grid of masks
 _MAX_PARTS = 1000
 _MAX_LENGTH = 1000  # a length, in shares of a box
 
-S = TypeVar("S", bound="MaskSettings")
-
 
 @dataclass(frozen=True)
-class MaskSettings:
+class MaskSettings(NodeSettings):
     """
     What these methods have in common.
 
     Attributes:
-        NODE: of the config, in ``MODEL.ODAM``.
         num_masks: masks of each image, at most.
         batch_size: masked images that the detector sees at once.
         seed: of the masks; the n-th mask of an image depends on nothing else.
         check_every: masks between two saves.
         state_dir: folder where results are kept, so that an interrupted run goes on; "" for none.
-        named_by_keys: whether messages name the keys of a config, or arguments.
     """
-
-    NODE: ClassVar[str]
 
     num_masks: int
     batch_size: int = field(default=8, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     check_every: int = field(default=200, kw_only=True)
     state_dir: str = field(default="", kw_only=True)
-    named_by_keys: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._check("1 or more", 1, _MAX_NUMBER, "num_masks", "batch_size", "check_every")
-        self._check(
-            f"a whole number of at most {_MAX_NUMBER} in size", -_MAX_NUMBER, _MAX_NUMBER, "seed"
-        )
+        self._check("1 or more", 1, MAX_NUMBER, "num_masks", "batch_size", "check_every")
+        self._check_seed()
         check_text(self.argument("state_dir"), self.state_dir)
-
-    def _check(self, words: str, low: int, high: int, *names: str) -> None:
-        """Whole numbers."""
-        for name in names:
-            check_number(self.argument(name), getattr(self, name), words, low, high, whole=True)
-
-    def argument(self, name: str) -> str:
-        """A setting as whoever gave it knows it."""
-        return f"MODEL.ODAM.{self.NODE}.{name.upper()}" if self.named_by_keys else name
-
-    @classmethod
-    def from_config(cls: type[S], odam: CfgNode) -> S:
-        """The settings in ``cfg.MODEL.ODAM``."""
-        names = [f.name for f in fields(cls) if f.name != "named_by_keys"]
-        values = {name: odam[cls.NODE][name.upper()] for name in names}
-        return cls(**values, named_by_keys=True)
 
 
 @dataclass(frozen=True)

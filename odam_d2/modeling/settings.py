@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -19,16 +20,32 @@ from .attribution.registry import (
     method_names,
     preset_names,
 )
-from .mask_settings import DRiseSettings, MaskSettings, RiseSettings
+from .gradient_settings import SmoothGradSettings
+from .mask_settings import DRiseSettings, RiseSettings
 from .nms import Postprocessor, build_odam_nms
+from .node_settings import MAX_NUMBER, NodeSettings
 
-__all__ = ["NORM_STATISTICS", "SCORES", "DRiseSettings", "ExplainSettings", "RiseSettings"]
+__all__ = [
+    "METHOD_SETTINGS",
+    "NORM_STATISTICS",
+    "SCORES",
+    "DRiseSettings",
+    "ExplainSettings",
+    "RiseSettings",
+    "SmoothGradSettings",
+]
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("constant", "exact")
 
+METHOD_SETTINGS: dict[str, type[NodeSettings]] = {
+    "d_rise": DRiseSettings,
+    "rise": RiseSettings,
+    "smooth_grad": SmoothGradSettings,
+}
+"""The methods that have settings of their own, each under its name."""
+
 # Far beyond what has a use, and still computed.
-_MAX_NUMBER = 10**9
 _MAX_SIGMA = 1000  # standard deviation of smoothing, in cells
 
 
@@ -53,8 +70,7 @@ class ExplainSettings:
         method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
         preset: chooses method and layer: a name in ``ODAM_PRESET_REGISTRY``, such as ``"gradient"``
             or ``"faithful"``; empty for those above.
-        d_rise: what the method ``"d_rise"`` does.
-        rise: what the method ``"rise"`` does.
+        d_rise, rise, smooth_grad: what the method of that name does.
         named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
@@ -71,6 +87,7 @@ class ExplainSettings:
     preset: str = ""
     d_rise: DRiseSettings = field(default_factory=DRiseSettings)
     rise: RiseSettings = field(default_factory=RiseSettings)
+    smooth_grad: SmoothGradSettings = field(default_factory=SmoothGradSettings)
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -95,8 +112,8 @@ class ExplainSettings:
             *(0, _MAX_SIGMA),
         )
         check_text(name("layer"), self.layer)
-        words = f"above 0, and {_MAX_NUMBER} at most"
-        check_number(name("chunk_mb"), self.chunk_mb, words, 0, _MAX_NUMBER, above=True)
+        words = f"above 0, and {MAX_NUMBER} at most"
+        check_number(name("chunk_mb"), self.chunk_mb, words, 0, MAX_NUMBER, above=True)
         check_flag(name("record"), self.record)
         self._check_objects()
         if self.record and self.nms is None:
@@ -114,8 +131,7 @@ class ExplainSettings:
         listed = isinstance(names, Sequence) and not isinstance(names, str)
         if names is not None and not (listed and all(isinstance(name, str) for name in names)):
             raise InputError(f"class_names is {names!r}; it must be a list of names, or None")
-        kinds: dict[str, type[MaskSettings]] = {"d_rise": DRiseSettings, "rise": RiseSettings}
-        for name, kind in kinds.items():
+        for name, kind in METHOD_SETTINGS.items():
             if not isinstance(getattr(self, name), kind):
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}; it must be {kind.__name__}(...)"
@@ -147,6 +163,9 @@ class ExplainSettings:
                 "get_cfg()"
             )
         node = cfg.MODEL.ODAM
+        of_methods: dict[str, Any] = {
+            name: kind.from_config(node) for name, kind in METHOD_SETTINGS.items()
+        }
         return cls(
             targets=_targets(node.TARGETS),
             score=node.SCORE,
@@ -159,9 +178,8 @@ class ExplainSettings:
             record=node.NMS.RECORD,
             method=node.METHOD,
             preset=node.PRESET,
-            d_rise=DRiseSettings.from_config(node),
-            rise=RiseSettings.from_config(node),
             named_by_keys=True,
+            **of_methods,
         )
 
 

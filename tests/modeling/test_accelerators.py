@@ -30,7 +30,7 @@ from odam_d2.evaluation import (
 )
 from odam_d2.evaluation.faithfulness import FaithfulnessSettings
 from odam_d2.modeling.nms import Nms, OdamNms, SoftNms
-from odam_d2.modeling.settings import DRiseSettings, RiseSettings
+from odam_d2.modeling.settings import DRiseSettings, RiseSettings, SmoothGradSettings
 
 FEW = ["TEST.DETECTIONS_PER_IMAGE", 6, "MODEL.RPN.POST_NMS_TOPK_TEST", 20,
        "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 6, "MODEL.FCOS.TOPK_CANDIDATES_TEST", 6]  # fmt: skip
@@ -140,6 +140,7 @@ def test_one_image_and_none_that_has_something(family):
         {"method": "input_gradient", "targets": ("class", "left")},
         {"method": "grad_cam"},
         {"method": "grad_cam_pp"},
+        {"method": "smooth_grad", "smooth_grad": SmoothGradSettings(2)},
         {"method": "rise", "rise": RiseSettings(4, 1 / 2, 2, batch_size=2)},
         {"method": "d_rise", "targets": ("class",), "d_rise": DRiseSettings(4, 4, batch_size=2)},
         {"smoothing_sigma": 1.0, "score": "logit", "targets": ("class:3", "left", "combined")},

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from oracle import FASTER_RCNN, RETINANET, SLIM, full_map, side_value, two_images, zoo_model
+from plain_heads import CLASSES, GIVEN, decide_rcnn, decide_retinanet
 from test_outputs_explainer import Registered
-from test_rise_in_place import CLASSES, GIVEN, decide_rcnn, decide_retinanet
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError

@@ -10,7 +10,7 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, detections_error, two_images, z
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.attribution import method_names
-from odam_d2.modeling.settings import DRiseSettings, RiseSettings
+from odam_d2.modeling.settings import DRiseSettings, RiseSettings, SmoothGradSettings
 
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 CASCADE_BOXES = ["MODEL.MASK_ON", False, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7)]
@@ -128,7 +128,11 @@ def test_input_gradient_equals_plain_autograd(name):
 def test_every_method_explains_the_same_detections_and_gives_the_model_back(slim_model, method):
     plain = slim_model(two_images())
     before = [(m.training, len(m._forward_hooks)) for m in slim_model.modules()]
-    few = {"d_rise": DRiseSettings(num_masks=3), "rise": RiseSettings(num_masks=3)}
+    few = {
+        "d_rise": DRiseSettings(num_masks=3),
+        "rise": RiseSettings(num_masks=3),
+        "smooth_grad": SmoothGradSettings(num_samples=1),
+    }
     found = explain(slim_model, two_images(), ("class",), method=method, **few)
     for ours, theirs in zip(found, plain, strict=True):
         assert (ours["instances"].scores == theirs["instances"].scores).all()
@@ -171,6 +175,7 @@ def test_methods_explain_given_boxes_too(slim_model):
         ({"method": "d_rise", "targets": ("class", "left")}, "not 'left'"),
         ({"method": "input_gradient", "layer": "res4"}, "leave layer empty"),
         ({"method": "integrated_gradients", "layer": "res4"}, "leave layer empty"),
+        ({"method": "smooth_grad", "layer": "res4"}, "leave layer empty"),
         ({"method": "rise", "layer": "res4"}, "layer is 'res4'; RISE differentiates nothing"),
         ({"method": "rise", "smoothing_sigma": 1.0}, "smoothing_sigma is 1.0; RISE"),
     ],

@@ -7,6 +7,15 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
+from plain_heads import (
+    CASCADE,
+    CASCADE_OPTS,
+    CLASSES,
+    FAMILIES,
+    GIVEN,
+    TARGETS,
+    all_values,
+)
 from torch import nn
 
 from odam_d2 import explain, explain_boxes
@@ -16,66 +25,23 @@ from odam_d2.modeling import Decisions, OutputsAdapter, register_adapter
 from odam_d2.modeling.attribution.rise import Rise
 from odam_d2.modeling.settings import RiseSettings
 
-SIDES = ("left", "top", "right", "bottom")
-TARGETS = ("class", *SIDES)
 FEW = RiseSettings(num_masks=10, cell=1 / 4, batch_size=3, seed=2)
-CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
-GIVEN = [torch.tensor([[20.0, 20, 90, 100], [60, 30, 180, 110]])]
-CLASSES = [torch.tensor([3, 5])]
 
 
-def decide_rcnn(model, levels):
-    """Scores (N, K) and boxes (N, 4) of the given proposals, by Detectron2's own functions."""
-    heads = model.roi_heads
-    given = [Instances((1, 1), proposal_boxes=Boxes(GIVEN[0]))]
-    pooled = heads.box_pooler(levels, [Boxes(GIVEN[0])])
-    predictions = heads.box_predictor(heads.box_head(pooled))
-    (scores,) = heads.box_predictor.predict_probs(predictions, given)
-    (boxes,) = heads.box_predictor.predict_boxes(predictions, given)
-    return scores, boxes.view(2, -1, 4)[torch.arange(2), CLASSES[0]]
-
-
-def read_rcnn(model, image):
-    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
-    return decide_rcnn(model, [features[name] for name in model.roi_heads.box_in_features])
-
-
-def decide_retinanet(model, levels):
-    """The same of the anchors that overlap the boxes most."""
-    logits, deltas = model._transpose_dense_predictions(
-        list(model.head(levels)), [model.num_classes, 4]
-    )
-    anchors = torch.cat([x.tensor for x in model.anchor_generator(levels)])
-    best = [best_anchor(anchors, box) for box in GIVEN[0]]
-    boxes = model.box2box_transform.apply_deltas(torch.cat(deltas, 1)[0, best], anchors[best])
-    return torch.cat(logits, 1)[0, best].sigmoid(), boxes
-
-
-def read_retinanet(model, image):
-    features = model.backbone(model.preprocess_image([{"image": image}]).tensor)
-    return decide_retinanet(model, [features[name] for name in model.head_in_features])
-
-
-def best_anchor(anchors, box):
-    ious = []
-    for anchor in anchors:
-        shared = torch.minimum(anchor[2:], box[2:]) - torch.maximum(anchor[:2], box[:2])
-        shared = float(shared.clamp(min=0).prod())
-        areas = [float((x[2:] - x[:2]).prod()) for x in (anchor, box)]
-        ious.append(shared / (sum(areas) - shared))
-    return int(np.argmax(ious))
-
-
-def plain_rise(model, image, settings, read):
+def plain_rise(model, image, settings, family):
     """One mask, one detection, one target, one cell at a time."""
+    size = tuple(image.shape[-2:])
+
+    def on_network(picture):
+        return model.preprocess_image([{"image": picture}]).tensor
+
+    places = family.places(model, family.features(model, on_network(image)), size)
 
     def values(picture):
-        scores, boxes = read(model, picture)
-        outward = boxes * boxes.new_tensor([-1, -1, 1, 1])
-        return torch.cat([scores[torch.arange(2), CLASSES[0]][:, None], outward], dim=1), boxes
+        return all_values(family, model, on_network(picture), places)
 
-    size = tuple(image.shape[-2:])
-    whole, boxes = values(image)
+    whole = values(image)
+    _, boxes = family.decide(model, family.features(model, on_network(image)), places)
     of = regions(boxes, size)
     hidden = blurred_regions(image, of, settings.blur)
     masks, found = [], []
@@ -84,7 +50,7 @@ def plain_rise(model, image, settings, read):
         generator = torch.Generator().manual_seed(seed)
         group = part_masks(size, of, settings.cell, settings.parts, generator)
         mask = group[number % settings.parts]
-        found.append((values(image * mask + hidden * (1 - mask))[0] - whole).double().numpy())
+        found.append((values(image * mask + hidden * (1 - mask)) - whole).double().numpy())
         masks.append(mask.double().numpy())
     masks, found = np.stack(masks), np.stack(found)
     height, width = (-(-side // STRIDE) for side in size)
@@ -104,12 +70,14 @@ def plain_rise(model, image, settings, read):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "read"), [(FASTER_RCNN, read_rcnn), (RETINANET, read_retinanet)])
-def test_equal_to_a_plain_version(name, read):
-    model = zoo_model(name, opts=SLIM)
-    image = two_images()[0]["image"][:, :102]  # no multiple of the stride
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_equal_to_a_plain_version(name, dtype):
+    family = FAMILIES[name]
+    model = family.model(dtype)
+    image = two_images(dtype)[0]["image"][:, :102]  # no multiple of the stride
     with torch.no_grad():
-        expected = plain_rise(model, image, FEW, read)
+        expected = plain_rise(model, image, FEW, family)
     settings = {"method": "rise", "rise": FEW}
     (output,) = explain_boxes(model, [{"image": image}], GIVEN, CLASSES, TARGETS, **settings)
     maps = output["instances"].odam_maps
@@ -118,7 +86,8 @@ def test_equal_to_a_plain_version(name, read):
     for of_target, plain in zip(maps.values.unbind(1), expected.unbind(1), strict=True):
         assert plain.any()
         error = (of_target - plain).abs().amax() / plain.amax()
-        assert float(error) <= 1e-3  # float32: small differences of values
+        # Small differences of values; masks are float32 in either precision.
+        assert float(error) <= (1e-3 if dtype == torch.float32 else 1e-5)
 
 
 PATCHES = {"class": (28, 28), "left": (20, 4), "top": (4, 40), "right": (36, 52),
@@ -222,8 +191,7 @@ def test_batches_do_not_matter_and_seeds_do(slim_model):
 
 @pytest.mark.parametrize("name", [FASTER_RCNN, RETINANET, CASCADE])
 def test_an_image_in_a_batch_has_the_maps_that_it_has_alone(name):
-    opts = ["MODEL.MASK_ON", False, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7)]
-    opts = [*SLIM, *(opts if name == CASCADE else []), "TEST.DETECTIONS_PER_IMAGE", 3]
+    opts = [*SLIM, *(CASCADE_OPTS if name == CASCADE else []), "TEST.DETECTIONS_PER_IMAGE", 3]
     model = zoo_model(name, opts=opts)
     image = two_images()[0]
     settings = {"method": "rise", "rise": dataclasses.replace(FEW, num_masks=5)}

@@ -211,6 +211,8 @@ TESTS = {
     ],
     "odam_d2/modeling/attribution/output_maps.py": ["tests/modeling/test_outputs.py"],
     "odam_d2/modeling/attribution/position.py": ["tests/modeling/test_position.py"],
+    "odam_d2/modeling/attribution/reading.py": ["tests/modeling/test_rise_in_place.py"],
+    "odam_d2/modeling/attribution/smooth_grad.py": ["tests/modeling/test_smooth_grad.py"],
     "odam_d2/modeling/attribution/whole_maps.py": [
         "tests/modeling/test_checks.py::test_a_backbone_may_round_otherwise_with_a_graph",
         "tests/modeling/test_layers.py::test_a_detector_that_says_the_same_of_all_images_has_maps_of_zeros",

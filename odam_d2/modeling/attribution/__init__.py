@@ -3,7 +3,14 @@ Methods that make heat maps of what an adapter knows of a detector, one file eac
 registry. Importing this package registers them.
 """
 
-from . import integrated_gradients, pooled, position, presets, windows  # noqa: F401  -- register
+from . import (  # noqa: F401  -- register
+    integrated_gradients,
+    pooled,
+    position,
+    presets,
+    smooth_grad,
+    windows,
+)
 from .d_rise import DRise
 from .gradients import GradientMethod
 from .head_maps import algorithm, head_maps
