@@ -55,10 +55,12 @@ class Detector:
         load_weights(self.model, self.weights, self.weights_key)
 
 
-def setup_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode | DictConfig:
+def setup_config(
+    config_file: str, opts: Sequence[str] = (), imports: Sequence[str] = ()
+) -> CfgNode | DictConfig:
     """The config of a file: a LazyConfig where it is Python, with ``KEY=VALUE`` overrides."""
-    lazy = config_file.endswith(".py")
-    return setup_lazy(config_file, opts) if lazy else setup_cfg(config_file, opts)
+    setup = setup_lazy if config_file.endswith(".py") else setup_cfg
+    return setup(config_file, opts, imports)
 
 
 def build_detector(cfg: CfgNode | DictConfig, score_threshold: float | None = None) -> Detector:

@@ -20,6 +20,7 @@ from odam_d2.errors import UserError, one_line
 from odam_d2.model_zoo.config_files import find_config_file
 
 from .lazy_yaml import load_lazy_yaml
+from .project import import_projects
 from .setup import settle_device
 
 __all__ = ["select", "setup_lazy"]
@@ -30,7 +31,9 @@ logger = logging.getLogger(__name__)
 _DEFAULT_SETUP = {"seed": -1, "cudnn_benchmark": False}
 
 
-def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
+def setup_lazy(
+    config_file: str, opts: Sequence[str] = (), imports: Sequence[str] = ()
+) -> DictConfig:
     """
     A LazyConfig with overrides, a complete ``train``, and a device that this machine has: where
     CUDA is missing and the overrides do not name ``train.device``, it becomes "cpu", without AMP.
@@ -40,6 +43,7 @@ def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
             of one of the project's such as ``COCO-Detection/fcos_R_50_FPN_1x.py``.
         opts: ``KEY=VALUE ...``, in Hydra's grammar. A key that the config does not have must be
             an argument of what its node calls, or be written ``+KEY=VALUE``.
+        imports: projects that are imported before, see :func:`import_projects`.
 
     Returns:
         omegaconf's ``DictConfig``, nothing instantiated.
@@ -48,6 +52,7 @@ def setup_lazy(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
         UserError: the file does not exist or fails, a key does not exist, a value cannot be read,
             or CUDA is asked for and missing.
     """
+    import_projects(imports)
     cfg = _load(find_config_file(config_file))
     if "train" not in cfg:
         cfg.train = {}

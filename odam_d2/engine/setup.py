@@ -12,6 +12,7 @@ from odam_d2.config import add_odam_config
 from odam_d2.errors import UserError, one_line
 from odam_d2.model_zoo.config_files import find_config_file
 
+from .project import import_projects
 from .safe_yaml import merge_file, read_config
 
 __all__ = ["merge_opts", "settle_device", "setup_cfg"]
@@ -19,7 +20,9 @@ __all__ = ["merge_opts", "settle_device", "setup_cfg"]
 logger = logging.getLogger(__name__)
 
 
-def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
+def setup_cfg(
+    config_file: str = "", opts: Sequence[str] = (), imports: Sequence[str] = ()
+) -> CfgNode:
     """
     Detectron2's default config with ``MODEL.ODAM``, a file and overrides merged, and a device that
     this machine has: where CUDA is missing and neither the file nor the overrides name
@@ -29,16 +32,24 @@ def setup_cfg(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         config_file: path of a YAML file, or name of one of the project's such as
             ``CrowdShapes/fcos_R_50_FPN_slim.yaml``; empty for the defaults.
         opts: ``KEY VALUE KEY VALUE ...`` as on the command line.
+        imports: projects that are imported before, see :func:`import_projects`; their config keys
+            are known then.
 
     Returns:
         The config, not frozen.
 
     Raises:
-        UserError: the file or a key does not exist, a value has the wrong type, or CUDA is asked
-            for and missing.
+        UserError: the file, a key or a project does not exist, a value has the wrong type, or CUDA
+            is asked for and missing.
     """
     cfg = get_cfg()
     add_odam_config(cfg)
+    for add_config in import_projects(imports):
+        try:
+            add_config(cfg)
+        except Exception as error:  # it is a function of the user's
+            where = f"{add_config.__module__}.{add_config.__name__}"
+            raise UserError(f"{where}(cfg) failed: {error!r}") from error
     in_file: dict = {}
     if config_file:
         in_file, cfg = _merge_file(cfg, find_config_file(config_file))
