@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
@@ -25,7 +26,11 @@ from odam_d2.core.errors import InputError
 
 from .error_types import FIXABLE, KINDS, Finding
 
-__all__ = ["AnalysedImage", "ap_costs", "fixed_ap"]
+__all__ = ["SIZES", "AnalysedImage", "ap_costs", "fixed_ap", "precision_recall"]
+
+SIZES = {"all": (0, float("inf")), "small": (0, 32**2), "medium": (32**2, 96**2),
+         "large": (96**2, float("inf"))}  # fmt: skip
+"""Areas of COCO's sizes of objects, in pixels of the image."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,41 @@ def fixed_ap(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise InputError(f"unknown kinds of errors {unknown}; there are {', '.join(KINDS)}")
+    truth, found = _as_coco(images, num_classes, kinds)
+    if not truth:
+        return 100.0 if any(len(image.objects) for image in images) else 0.0
+    if not found:
+        return 0.0
+    sizes = {"all": SIZES["all"]}
+    precision = _precision(
+        truth, found, len(images), num_classes, iou_thresh, max_detections, sizes
+    )
+    return 100 * float(precision[precision > -1].mean())
+
+
+def precision_recall(
+    images: Sequence[AnalysedImage],
+    num_classes: int,
+    iou_thresh: float = 0.5,
+    max_detections: int = 100,
+) -> np.ndarray:
+    """
+    Precision at the recalls 0, 0.01, ..., 1, as pycocotools interpolates it.
+
+    Returns:
+        (101, ``num_classes``, 4) in [0, 1], of :data:`SIZES`; -1 where there is no object of that
+        class and size.
+    """
+    truth, found = _as_coco(images, num_classes, ())
+    if not truth:
+        return np.full((101, num_classes, len(SIZES)), -1.0)
+    return _precision(truth, found, len(images), num_classes, iou_thresh, max_detections, SIZES)
+
+
+def _as_coco(
+    images: Sequence[AnalysedImage], num_classes: int, kinds: Collection[str]
+) -> tuple[list[dict], list[dict]]:
+    """Objects and detections of all images as COCO's dicts, images numbered from 1."""
     truth, found = [], []
     for number, image in enumerate(images, 1):
         ids = torch.cat([image.classes, image.labels])
@@ -119,11 +159,7 @@ def fixed_ap(
         objects, detections = _fixed(image, kinds)
         truth += [{"image_id": number, "iscrowd": 0, **x} for x in objects]
         found += [{"image_id": number, **x} for x in detections]
-    if not truth:
-        return 100.0 if any(len(image.objects) for image in images) else 0.0
-    if not found:
-        return 0.0
-    return _coco_ap(truth, found, len(images), num_classes, iou_thresh, max_detections)
+    return truth, found
 
 
 def _fixed(image: AnalysedImage, kinds: Collection[str]) -> tuple[list[dict], list[dict]]:
@@ -162,15 +198,16 @@ def _row(box: list[float], category: int) -> dict:
     return {"bbox": box, "area": box[2] * box[3], "category_id": category}
 
 
-def _coco_ap(
+def _precision(
     truth: list[dict],
     found: list[dict],
     num_images: int,
     num_classes: int,
     iou_thresh: float,
     max_detections: int,
-) -> float:
-    """pycocotools' AP in percent, of at least one object and one detection."""
+    sizes: Mapping[str, tuple[float, float]],
+) -> np.ndarray:
+    """pycocotools' (101, ``num_classes``, sizes), of at least one object."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         data = COCO()
         data.dataset = {
@@ -180,12 +217,14 @@ def _coco_ap(
             "annotations": [{"id": number, **x} for number, x in enumerate(truth, 1)],
         }
         data.createIndex()
-        evaluation = COCOeval(data, data.loadRes(found), "bbox")
+        detections = COCO()  # loadRes takes no empty list
+        detections.dataset = {**data.dataset, "annotations": []}
+        detections.createIndex()
+        evaluation = COCOeval(data, data.loadRes(found) if found else detections, "bbox")
         evaluation.params.iouThrs = [iou_thresh]
         evaluation.params.maxDets = [max_detections]
-        evaluation.params.areaRng = [[0, float("inf")]]
-        evaluation.params.areaRngLbl = ["all"]
+        evaluation.params.areaRng = [list(area) for area in sizes.values()]
+        evaluation.params.areaRngLbl = list(sizes)
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"]
-    return 100 * float(precision[precision > -1].mean())  # -1: classes without objects
+    return evaluation.eval["precision"][0, :, :, :, 0]  # -1: classes without objects

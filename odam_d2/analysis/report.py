@@ -16,6 +16,7 @@ from odam_d2.visualization.report import write_page
 from .ap_costs import AnalysedImage
 from .error_types import KINDS
 from .explained_errors import ExplainedError
+from .figures import FILES, ClassFigures
 
 __all__ = ["ErrorEntry", "counts", "draw_error", "write_error_report"]
 
@@ -120,18 +121,21 @@ def write_error_report(
     settings: Mapping,
     costs: Mapping,
     counted: Mapping[str, Mapping[str, int]],
+    classes: ClassFigures,
     errors: Mapping[str, Sequence[ErrorEntry]],
     pictures: Mapping[str, bytes],
 ) -> Path:
     """
-    Write the pictures, ``errors.json`` and, last, ``index.html``, kinds that cost most first. The
-    files of an earlier report are removed first, so that none is taken for one of this one.
+    Write the pictures, the plots and tables of classes, ``errors.json`` and, last, ``index.html``,
+    kinds that cost most first. The files of an earlier report are removed first, so that none is
+    taken for one of this one.
 
     Args:
         output: the folder.
         settings: ``dataset``, ``config``, ``weights``, ``iou_thresh``, ``confidence``, ...
         costs: of :func:`odam_d2.analysis.ap_costs.ap_costs`.
         counted: of :func:`counts`.
+        classes: confusion, and precision over recall.
         errors: of each kind, in the order of the page.
         pictures: PNG by the names of their files.
 
@@ -142,12 +146,13 @@ def write_error_report(
         "settings": dict(settings),
         **costs,
         "counts": counted,
+        **classes.record(),
         "errors": {kind: [entry.record for entry in found] for kind, found in errors.items()},
     }
     page = output / "index.html"
     output.mkdir(parents=True, exist_ok=True)
     _remove_report(output, page)
-    for file, picture in pictures.items():
+    for file, picture in {**classes.files(), **pictures}.items():
         write_bytes(output / file, picture)
     write_json(output / "errors.json", content)
     sections = [
@@ -170,7 +175,8 @@ def write_error_report(
 def _remove_report(output: Path, page: Path) -> None:
     """The page first: what is there is then no report any more."""
     page.unlink(missing_ok=True)
-    (output / "errors.json").unlink(missing_ok=True)
+    for name in ("errors.json", *FILES):
+        (output / name).unlink(missing_ok=True)
     pictures = re.compile(rf"(?:{'|'.join(KINDS)})_\d+\.png")
     for path in output.iterdir():
         if pictures.fullmatch(path.name):

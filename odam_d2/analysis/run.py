@@ -20,10 +20,12 @@ from odam_d2.engine.weights import load_weights
 from odam_d2.files import encode_png
 from odam_d2.fingerprint import of_detector
 
-from .ap_costs import AnalysedImage, ap_costs
+from .ap_costs import AnalysedImage, ap_costs, precision_recall
+from .confusion import confusion_matrix
 from .detections import analyse, find_detections
 from .error_types import Finding
 from .explained_errors import ExplainedError, explain_errors, pick_errors
+from .figures import ClassFigures
 from .report import ErrorEntry, counts, draw_error, write_error_report
 
 __all__ = ["analyse_errors"]
@@ -66,7 +68,10 @@ def analyse_errors(
     found = find_detections(model, cfg, dataset, output / "detections", of_detector(cfg))
     images = analyse(found, dataset, iou_thresh, background_iou)
     names = MetadataCatalog.get(dataset).thing_classes
-    costs = ap_costs(list(images.values()), len(names), iou_thresh)
+    found_images = list(images.values())
+    costs = ap_costs(found_images, len(names), iou_thresh)
+    precision = precision_recall(found_images, len(names), iou_thresh)
+    confusion = confusion_matrix(found_images, len(names), confidence)
     counted = counts(images, confidence)
     picked = pick_errors(images, most, confidence)
     errors, pictures = _explain_all(model, cfg, dataset, images, picked, names)
@@ -74,7 +79,8 @@ def analyse_errors(
         "dataset": dataset, "config": config_name, "weights": cfg.MODEL.WEIGHTS,
         "iou_thresh": iou_thresh, "background_iou": background_iou, "confidence": confidence,
     }  # fmt: skip
-    page = write_error_report(output, settings, costs, counted, errors, pictures)
+    classes = ClassFigures(names, confusion, precision)
+    page = write_error_report(output, settings, costs, counted, classes, errors, pictures)
     return page, {**costs, "counts": counted}
 
 
