@@ -34,11 +34,12 @@ def _add_odam_keys(cfg: CN) -> None:
     # An empty list turns explaining off: the model is then plain Detectron2.
     cfg.MODEL.ODAM.TARGETS = ["class", "left", "top", "right", "bottom"]
 
-    # How maps are made: "odam", or for comparison another method of docs/methods.md. Of gradients
-    # "grad_cam", "grad_cam_pp" (Grad-CAM++), "input_gradient" (each a backward pass for each map)
-    # and "smooth_grad" (many of them). Of the box alone, whatever the image shows, "box_blob",
-    # "box_centre" and "side_middle". Of masked images "rise", which runs the detector on about two
-    # hundred of them for all maps, and "d_rise", on thousands; TARGETS must be ["class"] for that.
+    # How maps are made: "odam", or for comparison another method of docs/methods.md. Of gradients,
+    # a backward pass for each map: "grad_cam", "grad_cam_pp" (Grad-CAM++), "ss_grad_cam_pp",
+    # "g_came", "input_gradient"; "layer_cam" (one for each layer), "smooth_grad" (many of them). Of
+    # the box alone, whatever the image shows: "box_blob", "box_centre", "side_middle". Of masked
+    # images: "rise", which runs the detector on about two hundred of them for all maps, and
+    # "d_rise", on thousands; TARGETS must be ["class"] for that one.
     cfg.MODEL.ODAM.METHOD = "odam"
 
     # Chooses METHOD and LAYER by itself, which must be left as they are: "gradient" (of class and

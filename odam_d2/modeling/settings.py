@@ -20,7 +20,7 @@ from .attribution.registry import (
     method_names,
     preset_names,
 )
-from .gradient_settings import SmoothGradSettings
+from .gradient_settings import GCameSettings, LayerCamSettings, SmoothGradSettings
 from .mask_settings import DRiseSettings, RiseSettings
 from .nms import Postprocessor, build_odam_nms
 from .node_settings import MAX_NUMBER, NodeSettings
@@ -31,6 +31,8 @@ __all__ = [
     "SCORES",
     "DRiseSettings",
     "ExplainSettings",
+    "GCameSettings",
+    "LayerCamSettings",
     "RiseSettings",
     "SmoothGradSettings",
 ]
@@ -40,6 +42,8 @@ NORM_STATISTICS = ("constant", "exact")
 
 METHOD_SETTINGS: dict[str, type[NodeSettings]] = {
     "d_rise": DRiseSettings,
+    "g_came": GCameSettings,
+    "layer_cam": LayerCamSettings,
     "rise": RiseSettings,
     "smooth_grad": SmoothGradSettings,
 }
@@ -70,7 +74,7 @@ class ExplainSettings:
         method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
         preset: chooses method and layer: a name in ``ODAM_PRESET_REGISTRY``, such as ``"gradient"``
             or ``"faithful"``; empty for those above.
-        d_rise, rise, smooth_grad: what the method of that name does.
+        d_rise, rise, smooth_grad, layer_cam, g_came: what the method of that name does.
         named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
@@ -88,6 +92,8 @@ class ExplainSettings:
     d_rise: DRiseSettings = field(default_factory=DRiseSettings)
     rise: RiseSettings = field(default_factory=RiseSettings)
     smooth_grad: SmoothGradSettings = field(default_factory=SmoothGradSettings)
+    layer_cam: LayerCamSettings = field(default_factory=LayerCamSettings)
+    g_came: GCameSettings = field(default_factory=GCameSettings)
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

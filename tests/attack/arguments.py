@@ -88,7 +88,8 @@ _SETTINGS: dict[str, list] = {
     "nms": [None, "odam_nms", 3, lambda c: None, []], "record": [True, None, "yes", 1],
     "method": [None, "", "gradcam", 3, "grad_cam", "grad_cam_pp", "input_gradient", ["odam"]],
     "d_rise": [None, {}, 3, "d_rise"], "rise": [None, {}, 3, "rise"],
-    "smooth_grad": [None, {}, 3, "smooth_grad"],
+    "smooth_grad": [None, {}, 3, "smooth_grad"], "layer_cam": [None, {}, 3, "layer_cam"],
+    "g_came": [None, {}, 3, "g_came"],
     "preset": [None, "gradiant", 3, ["gradient"], "gradient"],
     "unknown_setting": [1], "targest": [["class"]],
 }  # fmt: skip

@@ -4,7 +4,9 @@ registry. Importing this package registers them.
 """
 
 from . import (  # noqa: F401  -- register
+    g_came,
     integrated_gradients,
+    layer_cam,
     pooled,
     position,
     presets,

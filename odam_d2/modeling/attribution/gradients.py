@@ -157,6 +157,12 @@ def grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
 
 
 @ODAM_METHOD_REGISTRY.register()
+def ss_grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
+    """Spatial Sensitive Grad-CAM++ (Yamauchi, CVPR workshops 2024)."""
+    return GradientMethod.of(cam.ss_grad_cam_pp, settings)
+
+
+@ODAM_METHOD_REGISTRY.register()
 def input_gradient(settings: ExplainSettings) -> GradientMethod:
     """The gradient by the image (Simonyan et al., 2014)."""
     if settings.layer:

@@ -5,8 +5,9 @@ every head allows, or in a faster way that a family allows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,34 @@ from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.targets import Differentiable, Targets
 
-__all__ = ["HeadMaps", "Rule", "algorithm", "autograd_head_maps", "gradient_maps", "head_maps"]
+__all__ = [
+    "HeadMaps",
+    "Rule",
+    "StridedRule",
+    "algorithm",
+    "autograd_head_maps",
+    "gradient_maps",
+    "head_maps",
+    "rule_at",
+]
 
 Rule = Callable[..., Tensor]
 """From a gradient and a feature map to a map with its sign, see :mod:`odam_d2.core.cam`."""
+
+
+class StridedRule(ABC):
+    """A rule that depends on the stride of the feature map, in pixels per cell."""
+
+    @abstractmethod
+    def __call__(
+        self, gradient: Tensor, feature: Tensor, scale: Tensor | float = 1.0, *, stride: float
+    ) -> Tensor:
+        """As a :data:`Rule`."""
+
+
+def rule_at(rule: Rule | StridedRule, stride: float) -> Rule:
+    """The rule for a feature map of this stride."""
+    return partial(rule, stride=stride) if isinstance(rule, StridedRule) else rule
 
 
 class HeadMaps(NamedTuple):
@@ -123,7 +148,10 @@ def autograd_head_maps(
         values = torch.stack([scalar.values[index] for scalar in scalars], dim=1)
         check_levels(adapter.name, values, [leaves[number] for number in others])
         for level in levels.unique().tolist():
-            maps = gradient_maps(scalars, leaves[level], trace.image, index, sigma, max_bytes, rule)
+            of_level = rule_at(rule, adapter.strides[level])
+            maps = gradient_maps(
+                scalars, leaves[level], trace.image, index, sigma, max_bytes, of_level
+            )
             ratio = round(adapter.strides[level] / adapter.strides[finest])
             maps = refined(maps, ratio)
             total += maps[..., :height, :width]

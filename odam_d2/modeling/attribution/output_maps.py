@@ -27,7 +27,7 @@ from odam_d2.modeling.layers import (
 )
 
 from .geometry import image_geometry
-from .head_maps import Rule
+from .head_maps import Rule, rule_at
 
 __all__ = ["OutputMaps", "check_reached", "output_maps"]
 
@@ -105,6 +105,7 @@ def output_maps(
         found.feature = together.new_zeros(len(values), 1, 0, 0)
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(together.device)
     sizes = [(int(h), int(w)) for h, w in (x["image"].shape[-2:] for x in batched_inputs)]
+    rule = rule_at(rule, found.stride)
     with torch.autocast(device.type, enabled=False):
         maps, reached = _maps(together, found.feature, image, rule, sigma, max_bytes)
     saturated = ~reached & _are_saturated(together.detach(), targets)

@@ -19,7 +19,7 @@ from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
 from .geometry import whole_geometry
-from .head_maps import HeadMaps, Rule, gradient_maps
+from .head_maps import HeadMaps, Rule, gradient_maps, rule_at
 from .output_maps import check_reached
 
 __all__ = ["whole_maps"]
@@ -54,6 +54,7 @@ def whole_maps(
     cut: Cut = () if read is features else list(zip(features, read, strict=True))
     adapter.check_same(trace, decisions, rerun=True)
     scalars, every = targets.of(decisions), slice(None)
+    rule = rule_at(rule, found.stride)
     values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule, cut)
     _check_read(values, features, found.leaf, trace, where)
     maps = HeadMaps.of(values.relu_(), trace.image, scalars, decisions)
