@@ -6,7 +6,11 @@ A test is a file, a folder, or a function in a file.
 TESTS = {
     "odam_d2/core/boxes.py": ["tests/core/test_boxes.py"],
     "odam_d2/core/bootstrap.py": ["tests/core/test_bootstrap.py"],
-    "odam_d2/core/cam.py": ["tests/core/test_cam.py", "tests/modeling/test_methods.py"],
+    "odam_d2/core/cam.py": [
+        "tests/core/test_cam.py",
+        "tests/modeling/test_methods.py",
+        "tests/modeling/test_published_cams.py",
+    ],
     "odam_d2/core/cell_gradients.py": [
         "tests/modeling/test_training_maps.py",
         "tests/modeling/test_training_loss.py",
