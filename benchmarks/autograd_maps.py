@@ -115,6 +115,6 @@ def _one_map(
 
 def _relative_error(maps: OdamMaps, i: int, t: int, reference: Tensor) -> float:
     window = (*maps.origins[i].tolist(), *maps.values.shape[-2:])
-    full = paste_window(maps.values[i, t], window, tuple(reference.shape))
+    full = paste_window(maps.positive().values[i, t], window, tuple(reference.shape))
     peak = float(reference.max())
     return float((full - reference).abs().max()) / peak if peak else float(full.max())

@@ -47,6 +47,10 @@ def _add_odam_keys(cfg: CN) -> None:
     # is none: METHOD and LAYER.
     cfg.MODEL.ODAM.PRESET = ""
 
+    # Whether maps show evidence against a decision as well, below zero: what pushes a score down, a
+    # side inward. Refused for a METHOD whose maps have no sign, such as "d_rise" or "box_blob".
+    cfg.MODEL.ODAM.SIGNED = False
+
     # The class score that is differentiated: "probability" (what detections are ranked by) or
     # "logit" (before softmax or sigmoid).
     cfg.MODEL.ODAM.SCORE = "probability"
@@ -246,7 +250,8 @@ def _causal_recovery_keys() -> CN:
     recovery.IOU_THRESH = 0.5
 
     # Objects of each image, best scores first; -1 is all. Each takes a pass of the detector for
-    # each target and fill, and for each target and area, and once for all methods as many more.
+    # each target and fill, and for each target and area (and of signed maps one more for each
+    # target), and once for all methods as many more.
     recovery.PER_IMAGE = -1
 
     # What takes the place of removed pixels: "inpaint" (what is around them), the image's "blur",

@@ -92,6 +92,7 @@ ONLY_FOR_TESTING = {
     "MODEL.ODAM.TARGETS": "which maps are made of a trained detector",
     "MODEL.ODAM.METHOD": "how they are made",
     "MODEL.ODAM.PRESET": "the same",
+    "MODEL.ODAM.SIGNED": "the same",
     "MODEL.ODAM.D_RISE": "the same",
     "MODEL.ODAM.RISE": "the same",
     "TEST.DETECTIONS_PER_IMAGE": "which detections are returned",

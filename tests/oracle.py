@@ -1,6 +1,6 @@
 """
 Independent references: heat maps by plain autograd, one (instance, target) at a time, through
-Detectron2's own modules and torchvision's own RoIAlign.
+Detectron2's own modules and torchvision's own RoIAlign. Maps have their sign.
 """
 
 from copy import deepcopy
@@ -167,7 +167,7 @@ def _level_map(output, levels, image, sigma):
         smooth = [gaussian_filter(g, sigma, mode="constant", truncate=cut) for g in gradient]
         gradient = torch.as_tensor(np.stack(smooth))
     product = gradient * levels[level][image].detach()
-    return level, product.sum(0).relu()
+    return level, product.sum(0)
 
 
 def full_map(maps: OdamMaps, i: int, t: int):
@@ -177,7 +177,10 @@ def full_map(maps: OdamMaps, i: int, t: int):
 
 
 def worst_error(maps: OdamMaps, references) -> float:
-    """Largest relative error over all instances and targets; also checks levels."""
+    """
+    Largest relative error over all instances and targets; also checks levels. Maps without a sign
+    are compared with what is above zero.
+    """
     assert len(maps) == len(references)
     worst = 0.0
     for i, row in enumerate(references):
@@ -193,7 +196,8 @@ def worst_error(maps: OdamMaps, references) -> float:
                     reference[None, None], scale_factor=float(ratio)
                 )
                 reference = fine[0, 0] / ratio**2
-            peak = float(reference.max())
+            reference = reference if maps.signed else reference.relu()
+            peak = float(reference.abs().max())
             error = float((full_map(maps, i, t) - reference).abs().max())
             worst = max(worst, error / peak if peak else error)
     return worst
@@ -307,7 +311,7 @@ def _merged_map(output, levels, image, channels=0, rule=None):
         ratio = levels[n][1] // levels[read[0]][1]
         finer = torch.nn.functional.interpolate(product[n][None, None], scale_factor=float(ratio))
         total += finer[0, 0, : total.shape[0], : total.shape[1]] / ratio**2
-    return read[0], total.relu()
+    return read[0], total
 
 
 def detections_error(model, image, oracle=None, limit=None, module=None, rule=None, **settings):

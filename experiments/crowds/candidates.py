@@ -101,7 +101,7 @@ def collect(
         entries, mapper=PictureMapper(cfg, is_train=False), num_workers=0
     )
     for inputs in tqdm(loader, f"candidates of {dataset}", unit="image"):
-        found = explain(model, inputs, ("class",), score="logit")
+        found = explain(model, inputs, ("class",), score="logit", signed=False)
         for given, output in zip(inputs, found, strict=True):
             instances = output["instances"].to("cpu")
             yield ImageCandidates(

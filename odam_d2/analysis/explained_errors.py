@@ -32,6 +32,7 @@ class ErrorMap:
         heat: (H, W) over the image.
         of_truth: whether that box is the object's.
         side: the side of the box that it explains, if it does.
+        signed: whether the map shows evidence against it as well.
     """
 
     caption: str
@@ -39,6 +40,7 @@ class ErrorMap:
     heat: Tensor
     of_truth: bool = False
     side: str | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,14 @@ class _Context:
     def _of_detection(self, row: int, target: str, caption: str) -> ErrorMap:
         side = target if target in SIDES else None
         heat = self._heat(self.found, row, target)
-        return ErrorMap(caption, self.found.pred_boxes.tensor[row], heat, side=side)
+        signed = self.found.odam_maps.signed
+        return ErrorMap(caption, self.found.pred_boxes.tensor[row], heat, side=side, signed=signed)
 
     def _of_truth(self, number: int, target: str, caption: str) -> ErrorMap:
         heat = self._heat(self.truth, self.asked.index(number), target)
         side = target if target in SIDES else None
-        return ErrorMap(caption, self.image.objects[number], heat, of_truth=True, side=side)
+        box, signed = self.image.objects[number], self.truth.odam_maps.signed
+        return ErrorMap(caption, box, heat, of_truth=True, side=side, signed=signed)
 
     def _localisation(self, finding: Finding) -> ExplainedError:
         row, number = finding.detection_row, finding.object_row
@@ -217,7 +221,8 @@ class _Context:
             self._of_detection(row, "class", f"why {predicted} (predicted)"),
             self._of_detection(row, f"class:{label}", f"what speaks for {true} (true)"),
         ]
-        similarity = _cosine(maps[0].heat, maps[1].heat)
+        evidence = self.found.odam_maps[row].select(["class", f"class:{label}"]).positive()
+        similarity = _cosine(*evidence.dense(*self.found.image_size)[0])
         facts = [f"it is {true}", f"IoU with the object {finding.iou:.2f}",
                  f"correlation of the maps {similarity:.2f}"]  # fmt: skip
         return ExplainedError(finding, maps, facts, {"true_class": true, "correlation": similarity})

@@ -108,7 +108,7 @@ def draw_error(
     for of_map in error.maps:
         color = _TRUE if of_map.of_truth else _FOUND
         style = BoxStyle(of_map.box.tolist(), color, of_map.of_truth, of_map.side)
-        panels.append(Panel(of_map.caption, [style], of_map.heat))
+        panels.append(Panel(of_map.caption, [style], of_map.heat, of_map.signed))
     lines: list[tuple[str, tuple[int, int, int] | None]] = [
         (heading, _FOUND if finding.detection is not None else _TRUE)
     ]

@@ -108,7 +108,7 @@ def gradient_heat_maps(
         features: A, (I, C, H, W), requiring gradients. Maps of half precision are float32.
         image: (M,) int64, the image that each output belongs to.
         sigma: standard deviation in cells of the Gaussian Phi; 0 is the identity.
-        signed: leave out the ReLU, for maps that are to be added up first.
+        signed: leave out the ReLU, also for maps that are to be added up first.
         max_bytes: bound on temporary memory.
         rule: makes signed maps (m, H, W) of gradients (m, C, H, W), smoothed, and features; see
             :mod:`odam_d2.core.cam`.

@@ -52,14 +52,14 @@ def smooth(x: Tensor, sigma: float) -> Tensor:
 
 def normalize(maps: Tensor) -> Tensor:
     """
-    Scale each map to a maximum of one, for looking at; an all-zero map stays zero.
+    Scale each map to a largest size of one, for looking at; an all-zero map stays zero.
 
     Zero stays zero, because it means "no evidence here", which is why the minimum is not moved.
 
     Args:
-        maps: (..., h, w), not negative.
+        maps: (..., h, w), with their sign if they have one.
     """
-    peak = maps.amax(dim=(-2, -1), keepdim=True) if maps.numel() else maps
+    peak = maps.abs().amax(dim=(-2, -1), keepdim=True) if maps.numel() else maps
     return maps / torch.where(peak > 0, peak, torch.ones_like(peak))
 
 
@@ -68,7 +68,7 @@ def combine(maps: Tensor) -> Tensor:
     The ``combined`` explanation: maximum over the targets, each normalised first.
 
     Args:
-        maps: (N, T, h, w), the T maps of an instance on one and the same window.
+        maps: (N, T, h, w), the T maps of an instance on one and the same window, not negative.
 
     Returns:
         (N, 1, h, w) in [0, 1].

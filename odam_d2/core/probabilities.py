@@ -166,5 +166,5 @@ def rescaled(values: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
         torch.exp2(part).to(values.dtype)[..., None, None] for part in (half, exponents - half)
     )
     maps = (values * first).mul_(second)
-    before, after = values.amax(dim=(-2, -1)), maps.amax(dim=(-2, -1))
+    before, after = (x.abs().amax(dim=(-2, -1)) for x in (values, maps))
     return maps, lost | ((exponents < 0) & (before > 0) & (after < limits.tiny))

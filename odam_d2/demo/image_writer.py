@@ -134,9 +134,11 @@ def _write_overlays(
     heats = instance.odam_maps.dense(*picture.shape[:2])[0]
     box, score = instance.pred_boxes.tensor[0].tolist(), float(instance.scores[0])
     entries = []
-    saturated = instance.odam_maps.saturated[0].tolist()
+    saturated, signed = instance.odam_maps.saturated[0].tolist(), instance.odam_maps.signed
     for target, heat, lost, file in zip(targets, heats, saturated, files, strict=True):
-        overlay = draw_explanation(picture, heat, box, target, class_name, score, lost)
+        overlay = draw_explanation(
+            picture, heat, box, target, class_name, score, lost, signed=signed
+        )
         write_png(os.path.join(path, file), overlay, _PNG)
         caption = describe_target(target, class_name, score, lost)
         entries.append(OverlayEntry(target, caption, file, lost))
@@ -178,5 +180,6 @@ def _listing(entry: ImageEntry, instances: Instances) -> dict:
         "detections": entry.found,
         "explained": len(entry.detections),
         "contact_sheet": entry.contact_sheet,
+        "signed": maps.signed,
         "maps": items,
     }

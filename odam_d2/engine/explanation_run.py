@@ -52,6 +52,7 @@ _OF_MAPS = tuple(
         "TARGETS",
         "METHOD",
         "PRESET",
+        "SIGNED",
         "SCORE",
         "SMOOTHING_SIGMA",
         "LAYER",

@@ -65,7 +65,8 @@ class HeatMapImages(HookBase):
         model = self.trainer.model
         model = model.module if isinstance(model, DistributedDataParallel) else model
         inputs, boxes = [self._input], [Boxes(self._boxes)]
-        found = explain_boxes(model, inputs, boxes, [self._classes], ["class"], score="logit")
+        how = {"score": "logit", "signed": False}
+        found = explain_boxes(model, inputs, boxes, [self._classes], ["class"], **how)
         height, width = self._image.shape[:2]
         maps = found[0]["instances"].odam_maps
         tiles = []

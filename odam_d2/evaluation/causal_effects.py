@@ -134,8 +134,9 @@ class CausalEffects:
 
     def of_maps(self, objects: Sequence[ExplainedObject], maps: OdamMaps) -> list[dict]:
         """
-        Of a patch at each map's peak (``"peak"``), and of its highest pixels (``"area"``). A map
-        that is zero everywhere points at nothing, which has no effect.
+        Of a patch at each map's peak (``"peak"``), of its highest pixels (``"area"``), and of a
+        patch where a signed one has the strongest evidence against (``"against"``). A map that is
+        zero everywhere points at nothing, which has no effect.
         """
         return list(self._read(self._map_edits(objects, maps)))
 
@@ -146,15 +147,16 @@ class CausalEffects:
             for target, patch in this.patches.items():
                 if target not in maps.targets:
                     continue
-                heat = of_object.select(target).dense(*size)[0, 0].cpu()
-                order = ranking(heat, torch.Generator().manual_seed(this.seed)).numpy()
-                order = order[: int((heat > 0).sum())]  # what is zero is no evidence
+                of_target = of_object.select(target)
+                order = _ranked(of_target.positive(), size, this.seed)
                 told = {"object": this.number, "target": target}
-                mask = np.zeros(size, bool)
-                if len(order):
-                    mask = patch.at(divmod(int(order[0]), size[1]), size)
+                mask = _at_peak(patch, order, size)
                 for fill in fills:
                     yield _Edit(this.row, mask, fill, told | {"edit": "peak", "size": None})
+                if maps.signed:
+                    mask = _at_peak(patch, _ranked(of_target.negative(), size, this.seed), size)
+                    against = told | {"edit": "against", "size": None}
+                    yield _Edit(this.row, mask, fills[0], against)
                 for area in self.settings.areas:
                     chosen = np.zeros(size, bool)
                     chosen.flat[order[: max(1, round(area * patch.area))]] = True
@@ -238,6 +240,20 @@ class CausalEffects:
             reading = self.again.read(images, [edit.row for edit in batch])
             for number, edit in enumerate(batch):
                 yield edit, Reading(*(values[number] for values in reading))
+
+
+def _ranked(maps: OdamMaps, size: tuple[int, int], seed: int) -> np.ndarray:
+    """The pixels of a single map that are not zero, which is no evidence: the highest first."""
+    heat = maps.dense(*size)[0, 0].cpu()
+    order = ranking(heat, torch.Generator().manual_seed(seed)).numpy()
+    return order[: int((heat > 0).sum())]
+
+
+def _at_peak(patch: Patch, order: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) of a patch at the first of some pixels; none without one."""
+    if not len(order):
+        return np.zeros(size, bool)
+    return patch.at(divmod(int(order[0]), size[1]), size)
 
 
 def _row(edit: _Edit, effects: Reading, target: int) -> dict:

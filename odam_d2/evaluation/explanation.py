@@ -18,6 +18,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import auc
 from odam_d2.core.ranges import check_number
 from odam_d2.fingerprint import describe, entry_key
+from odam_d2.structures import OdamMaps
 
 from .explanation_files import remove_results, summarize, write_results
 from .explanation_scores import Objects, score_maps
@@ -77,7 +78,7 @@ class ExplanationProtocol:
 class ExplanationEvaluator(DatasetEvaluator):
     """
     Scores the field ``odam_maps`` of well-detected objects, see
-    :data:`odam_d2.evaluation.explanation_scores.METRICS`.
+    :data:`odam_d2.evaluation.explanation_scores.METRICS`; of signed maps the evidence for.
 
     Figures of an image go to a file as soon as they are there. Those of several processes are
     merged by image, so that it does not matter how many there were; each image must come to one of
@@ -203,7 +204,7 @@ class ExplanationEvaluator(DatasetEvaluator):
         self._check(found)
         objects = true_objects(entry)
         height, width = found.image_size
-        maps = found.get("odam_maps")
+        maps = found.get("odam_maps").positive()
         confident = found.scores > self.protocol.score_thresh
         chosen = confident.nonzero().squeeze(1)
         fields = ("pred_boxes", "scores", "pred_classes")
@@ -229,7 +230,7 @@ class ExplanationEvaluator(DatasetEvaluator):
                      "score": float(found.scores[detection]), **figures}
                     for detection, number, figures in zip(detections, numbers, scores, strict=True)
                 ]  # fmt: skip
-        self._add_curves(rows, given, found, pairs, boxes)
+        self._add_curves(rows, given, found, maps, pairs, boxes)
         return {"detections": len(found), "rows": rows}
 
     def _add_curves(
@@ -237,6 +238,7 @@ class ExplanationEvaluator(DatasetEvaluator):
         rows: list[dict],
         given: dict,
         found: Instances,
+        maps: OdamMaps,
         pairs: list[tuple[int, int]],
         boxes: Tensor,
     ) -> None:
@@ -247,11 +249,11 @@ class ExplanationEvaluator(DatasetEvaluator):
         count = len(pairs) if count < 0 else count
         size = tuple(given["image"].shape[-2:])
         scale = size[0] * size[1] / (found.image_size[0] * found.image_size[1])
-        by_target = [t for t in found.odam_maps.targets if t == "combined" or "class" in t]
+        by_target = [t for t in maps.targets if t == "combined" or "class" in t]
         for place, (detection, number) in enumerate(pairs[:count]):
             extent = boxes[number, 2:] - boxes[number, :2]
             for target in by_target:
-                heat = found.odam_maps[detection].select(target).dense(*size)[0, 0]
+                heat = maps[detection].select(target).dense(*size)[0, 0]
                 deletion, insertion = self._faithfulness.curves(
                     given,
                     found[detection],
@@ -259,7 +261,7 @@ class ExplanationEvaluator(DatasetEvaluator):
                     float(extent.prod()) * scale,
                     1000 * self._numbers[given["image_id"]] + number,
                 )
-                row = rows[found.odam_maps.targets.index(target) * len(pairs) + place]
+                row = rows[maps.targets.index(target) * len(pairs) + place]
                 row |= {"deletion": float(auc(deletion)), "insertion": float(auc(insertion)),
                         "deletion_curve": deletion.tolist(),
                         "insertion_curve": insertion.tolist()}  # fmt: skip

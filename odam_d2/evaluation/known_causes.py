@@ -19,6 +19,7 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.metrics import pointing_game
 from odam_d2.core.targets import SIDES
 from odam_d2.fingerprint import entry_key
+from odam_d2.structures import OdamMaps
 
 from .rows import RowFiles
 
@@ -41,7 +42,9 @@ class KnownCauseEvaluator(DatasetEvaluator):
     lie in that side's half of the box (chance 50), and ``SIDE_on_part`` counts peaks on the very
     part that ends it (chance as for ``class``). ``class_unoccluded`` are the objects whose deciding
     part is visible as a whole. Where objects wear decoys, ``class_on_decoys`` counts peaks on one
-    of them (chance as for ``class``).
+    of them (chance as for ``class``). All that is of the evidence for a decision. Where maps are
+    signed, ``TARGET_against_on_part`` and ``class_against_on_decoys`` count the peaks of the
+    evidence against it.
 
     Args:
         dataset_name: a registered data set whose annotations have ``part_segmentations``.
@@ -174,9 +177,9 @@ def in_half_of_side(heat: torch.Tensor, box: Sequence[float], side: str) -> floa
 
 def _score(found: Instances, annotation: dict, box: list[float]) -> dict[str, float]:
     """Hits and chances of one detection."""
-    height, width = next(iter(annotation["part_segmentations"].values()))["size"]
-    maps = found.odam_maps.dense(height, width)[0]
-    heat = dict(zip(found.odam_maps.targets, maps, strict=True))
+    size = next(iter(annotation["part_segmentations"].values()))["size"]
+    heat = _heats(found.odam_maps.positive(), size)
+    against = _heats(found.odam_maps.negative(), size) if found.odam_maps.signed else {}
     parts = {
         name: torch.as_tensor(mask_utils.decode(rle)).bool()
         for name, rle in annotation["part_segmentations"].items()
@@ -189,14 +192,24 @@ def _score(found: Instances, annotation: dict, box: list[float]) -> dict[str, fl
         if annotation.get("visibility", {}).get("class") == 1:
             row["class_unoccluded"] = row["class"]
         if "decoy_segmentations" in annotation:
-            decoys = torch.zeros(height, width, dtype=torch.bool)
+            decoys = torch.zeros(*size, dtype=torch.bool)
             for rle in annotation["decoy_segmentations"].values():
                 decoys |= torch.as_tensor(mask_utils.decode(rle)).bool()
             row["class_on_decoys"] = peak_on_mask(heat["class"], decoys)
             row["class_on_decoys_chance"] = float(decoys.sum()) / area
+            if "class" in against:
+                row["class_against_on_decoys"] = peak_on_mask(against["class"], decoys)
     for side in SIDES:
         if side in heat:
             row[side] = in_half_of_side(heat[side], box, side)
             row[f"{side}_on_part"] = peak_on_mask(heat[side], parts[side])
             row[f"{side}_on_part_chance"] = float(parts[side].sum()) / area
+    for target in against:
+        if target in parts:
+            row[f"{target}_against_on_part"] = peak_on_mask(against[target], parts[target])
     return row
+
+
+def _heats(maps: OdamMaps, size: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The maps (H, W) of one detection by target, at (height, width)."""
+    return dict(zip(maps.targets, maps.dense(*size)[0], strict=True))

@@ -160,6 +160,8 @@ def results(effects: Effects) -> dict:
     """
     All figures of one method, for JSON: ``recovery`` by reading, group and fill; ``areas`` by
     reading, group and area; ``references`` by what was removed instead, reading and group;
+    ``against``, of signed maps, the same where evidence against a decision was removed, with the
+    first fill: below zero where the decision gains by that;
     ``causes``, mean effects of these (probability, pixels); ``others_changed`` and ``lost``, shares
     of the edits, by fill, at peaks and at the causes.
     """
@@ -182,13 +184,14 @@ def results(effects: Effects) -> dict:
         }
         for reading in READINGS
     }
-    references = dict.fromkeys(row["edit"] for row in effects.rows)
+    edits = dict.fromkeys(row["edit"] for row in effects.rows)
+    of_maps = ("peak", "area", "against", effects.truth)
     return {
         "truth": effects.truth,
         "recovery": table({fill: {"fill": fill} for fill in effects.fills}),
         "areas": table({f"{a:g}": {"edit": "area", "size": a} for a in effects.areas}),
-        "references": table({e: {"edit": e, "fill": first} for e in references
-                             if e not in ("peak", "area", effects.truth)}),
+        "references": table({e: {"edit": e, "fill": first} for e in edits if e not in of_maps}),
+        "against": table({first: {"edit": "against"}} if "against" in edits else {}),
         "causes": causes,
         **{name: {fill: _shares(effects, field, fill) for fill in effects.fills}
            for name, field in (("others_changed", "others"), ("lost", "lost"))},

@@ -100,6 +100,12 @@ def tables(found: Mapping[str, Mapping]) -> str:
     for name, key in (("fill", "recovery"), ("area, in areas of the part", "areas")):
         if any(_any(measured, key, "place", group) for group in groups):
             parts += [f"{group} by {name}:\n\n{_by(measured, key, group)}" for group in groups]
+    signed = {method: f for method, f in measured.items() if any(f["against"]["place"].values())}
+    if signed:
+        parts.append(
+            "Where a signed map has the strongest evidence against, which a decision gains by "
+            f"losing (below zero), {fills[0]}:\n\n{_against(signed, groups, fills[0])}"
+        )
     parts.append(f"Edits that change other detections, in %:\n\n{_others(measured, fills)}")
     return "\n".join(parts)
 
@@ -147,6 +153,16 @@ def _by(found: Mapping[str, Mapping], key: str, group: str) -> str:
     lines = [
         [method, *(_cell(of_method[key][reading].get(group, {}).get(name), interval=False)
                    for reading in READINGS for name in names)]
+        for method, of_method in found.items()
+    ]  # fmt: skip
+    return _table(head, lines)
+
+
+def _against(found: Mapping[str, Mapping], groups: Sequence[str], fill: str) -> str:
+    head = ["method", *(f"{reading}: {group}" for reading in READINGS for group in groups)]
+    lines = [
+        [method, *(_cell(of_method["against"][reading].get(group, {}).get(fill))
+                   for reading in READINGS for group in groups)]
         for method, of_method in found.items()
     ]  # fmt: skip
     return _table(head, lines)

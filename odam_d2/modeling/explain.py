@@ -30,7 +30,7 @@ from .state import held_in_evaluation, preserved
 __all__ = ["explain", "explain_boxes", "explain_outputs"]
 
 # Settings that apply to explain_outputs.
-_OF_OUTPUTS = ("method", "smoothing_sigma", "chunk_mb")
+_OF_OUTPUTS = ("method", "smoothing_sigma", "signed", "chunk_mb")
 
 
 @overload
@@ -70,8 +70,8 @@ def explain(
             maximum of the others, each normalised).
         **settings: further fields of :class:`ExplainSettings` (``score``, ``smoothing_sigma``,
             ``layer``, ``norm_statistics``, ``chunk_mb``, ``class_names``, ``nms``, ``record``,
-            ``method``, ``preset``, and the settings of methods, such as ``rise``); the default is
-            what the model was configured with.
+            ``method``, ``preset``, ``signed``, and the settings of methods, such as ``rise``); the
+            default is what the model was configured with.
 
     Returns:
         Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
@@ -185,8 +185,8 @@ def explain_outputs(
             such as ``"backbone.res5"``. Its output is a feature map: (I, C, h, w), (I, h, w, C), or
             (I, h w, C). Left out for the method ``"input_gradient"``, whose maps are of the images.
         targets: names of the T scalars.
-        **settings: ``method`` (all but ``"d_rise"``), ``smoothing_sigma`` and ``chunk_mb`` of
-            :class:`ExplainSettings`.
+        **settings: ``method`` (all but ``"d_rise"``), ``smoothing_sigma``, ``signed`` and
+            ``chunk_mb`` of :class:`ExplainSettings`.
 
     Returns:
         The maps of each image's instances, on the whole layer.
@@ -209,9 +209,12 @@ def explain_outputs(
                 "method: use explain"
             )
         limits = (of_outputs.smoothing_sigma, of_outputs.max_bytes)
-        layer = None if method.layer is None else layer or ""
-        found = output_maps(model, batched_inputs, outputs, layer, targets, method.rule, *limits)
-        return OdamMaps(targets, found.values, **found.fields).split(found.counts)
+        layer, signed = None if method.layer is None else layer or "", method.signed
+        found = output_maps(
+            model, batched_inputs, outputs, layer, targets, method.rule, *limits, signed=signed
+        )
+        maps = OdamMaps(targets, found.values, signed=signed, **found.fields)
+        return maps.split(found.counts)
 
 
 def _check_names(targets: tuple[str, ...]) -> None:

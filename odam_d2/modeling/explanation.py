@@ -47,7 +47,7 @@ def _attribute(method: Method, adapter: Adapter, trace: Any, targets: Targets) -
         if not len(trace):
             like = trace.features[0]
             double = like.dtype == torch.float64
-            return OdamMaps.empty(targets.names, like if double else like.float())
+            return OdamMaps.empty(targets.names, like if double else like.float(), method.signed)
     return method(adapter, trace, targets)
 
 

@@ -74,6 +74,7 @@ class ExplainSettings:
         method: how maps are made: a name in ``ODAM_METHOD_REGISTRY``, or a method of your own.
         preset: chooses method and layer: a name in ``ODAM_PRESET_REGISTRY``, such as ``"gradient"``
             or ``"faithful"``; empty for those above.
+        signed: whether maps show what speaks against a decision as well, below zero.
         d_rise, rise, smooth_grad, layer_cam, g_came: what the method of that name does.
         named_by_keys: whether messages name the keys of a config, or arguments.
     """
@@ -89,6 +90,7 @@ class ExplainSettings:
     record: bool = False
     method: str | Method = "odam"
     preset: str = ""
+    signed: bool = False
     d_rise: DRiseSettings = field(default_factory=DRiseSettings)
     rise: RiseSettings = field(default_factory=RiseSettings)
     smooth_grad: SmoothGradSettings = field(default_factory=SmoothGradSettings)
@@ -121,15 +123,32 @@ class ExplainSettings:
         words = f"above 0, and {MAX_NUMBER} at most"
         check_number(name("chunk_mb"), self.chunk_mb, words, 0, MAX_NUMBER, above=True)
         check_flag(name("record"), self.record)
+        check_flag(name("signed"), self.signed)
         self._check_objects()
         if self.record and self.nms is None:
             raise InputError(f"{name('record')} needs an NMS that is recorded; set {name('nms')}")
-        self.build_method()  # which refuses what it cannot follow
+        self._check_method()
 
     def argument(self, name: str) -> str:
         """A setting as whoever gave it knows it: an argument, or the key of a config."""
         keys = {"record": "NMS.RECORD", "nms": "NMS.NAME"}
         return f"MODEL.ODAM.{keys.get(name, name.upper())}" if self.named_by_keys else name
+
+    def _check_method(self) -> None:
+        """Refuse what the method cannot follow."""
+        method, name = self.build_method(), self.argument
+        if self.signed and not method.signed:
+            asked = "preset" if self.preset else "method"
+            raise InputError(
+                f"{name(asked)} {getattr(self, asked)!r} makes maps without a sign, and "
+                f"{name('signed')} is True: set it to False, or choose a method that weighs "
+                "evidence for and against, such as 'odam', 'integrated_gradients' or 'rise'"
+            )
+        if method.signed and "combined" in self.targets:
+            raise InputError(
+                f"{name('targets')} has 'combined', the maximum of maps without a sign, and "
+                f"{name('signed')} is True: leave one of them out"
+            )
 
     def _check_objects(self) -> None:
         """What no config says, and a caller may get wrong."""
@@ -184,6 +203,7 @@ class ExplainSettings:
             record=node.NMS.RECORD,
             method=node.METHOD,
             preset=node.PRESET,
+            signed=node.SIGNED,
             named_by_keys=True,
             **of_methods,
         )

@@ -274,6 +274,8 @@ class Targets:
         values: Tensor,
         exponents: Tensor | None = None,
         saturated: Tensor | None = None,
+        *,
+        signed: bool = False,
         **geometry: Tensor,
     ) -> OdamMaps:
         """
@@ -282,7 +284,7 @@ class Targets:
         Args:
             values: (N, T, h, w), maps of what :meth:`of` gave, in that order.
             exponents, saturated: (N, T), of the scalars.
-            **geometry: as for ``OdamMaps``.
+            signed, **geometry: as for ``OdamMaps``.
         """
         maps = values
         if saturated is None:
@@ -298,4 +300,4 @@ class Targets:
                 for target, at in ((t, order.get(t.name)) for t in self.requested)
             ]
             maps, saturated = (torch.stack(parts, dim=1) for parts in zip(*chosen, strict=True))
-        return OdamMaps(self.names, maps, saturated=saturated, **geometry)
+        return OdamMaps(self.names, maps, saturated=saturated, signed=signed, **geometry)

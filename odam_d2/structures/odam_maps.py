@@ -29,8 +29,8 @@ class OdamMaps:
 
     Attributes:
         targets (tuple[str]): names of the T targets, such as ``("class", "left")``.
-        values (Tensor): (N, T, h, w), raw maps, not negative. h and w are the largest window's;
-            a smaller one is padded with zeros.
+        values (Tensor): (N, T, h, w), raw maps, not negative unless ``signed``. h and w are the
+            largest window's; a smaller one is padded with zeros.
         origins (Tensor): (N, 2) integers, (row, column) of the window's first cell on the feature
             map. It may be negative, or the window may stick out: such cells are zero.
         strides (Tensor): (N,) floats, network-input pixels per cell.
@@ -40,6 +40,8 @@ class OdamMaps:
         levels (Tensor): (N,) integers, index of the feature map among those that the head reads.
         saturated (Tensor): (N, T) bool, maps that are lost: of a probability so near 0 or 1 that
             the dtype of the values cannot hold its derivative. Explain the logit then.
+        signed (bool): whether what lies below zero is evidence against a decision: what pushes a
+            score down, a side inward. Otherwise there is evidence for it only.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class OdamMaps:
         image_sizes: Tensor,
         levels: Tensor,
         saturated: Tensor | None = None,
+        signed: bool = False,
     ):
         self.targets = tuple(targets)
         self.values = values
@@ -61,6 +64,7 @@ class OdamMaps:
         self.grid_sizes = grid_sizes
         self.image_sizes = image_sizes
         self.levels = levels
+        self.signed = signed
         if saturated is None:
             saturated = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
         self.saturated = saturated
@@ -78,7 +82,7 @@ class OdamMaps:
                 raise ValueError(f"{name} must have the shape {(count, *shape)}, not {found}")
 
     @classmethod
-    def empty(cls, targets: Sequence[str], like: Tensor) -> OdamMaps:
+    def empty(cls, targets: Sequence[str], like: Tensor, signed: bool = False) -> OdamMaps:
         """Maps of no instance, with the dtype and device of ``like``."""
         pair = torch.zeros((0, 2), dtype=torch.long, device=like.device)
         return cls(
@@ -89,6 +93,7 @@ class OdamMaps:
             grid_sizes=pair,
             image_sizes=pair,
             levels=pair[:, 0],
+            signed=signed,
         )
 
     def __len__(self) -> int:
@@ -96,15 +101,24 @@ class OdamMaps:
 
     def __repr__(self) -> str:
         h, w = self.values.shape[-2:]
-        return f"OdamMaps(num_instances={len(self)}, targets={self.targets}, window={h}x{w})"
+        signed = ", signed=True" if self.signed else ""
+        return (
+            f"OdamMaps(num_instances={len(self)}, targets={self.targets}, window={h}x{w}{signed})"
+        )
 
     @property
     def device(self) -> torch.device:
         return self.values.device
 
-    def _replace(self, targets: Sequence[str] | None = None, **tensors: Tensor) -> OdamMaps:
+    def _replace(
+        self,
+        targets: Sequence[str] | None = None,
+        signed: bool | None = None,
+        **tensors: Tensor,
+    ) -> OdamMaps:
         fields = {name: getattr(self, name) for name in _TENSORS} | tensors
-        return OdamMaps(self.targets if targets is None else targets, **fields)
+        signed = self.signed if signed is None else signed
+        return OdamMaps(self.targets if targets is None else targets, signed=signed, **fields)
 
     def to(self, *args: Any, **kwargs: Any) -> OdamMaps:
         """
@@ -157,6 +171,8 @@ class OdamMaps:
         targets = maps_list[0].targets
         if any(maps.targets != targets for maps in maps_list):
             raise ValueError(f"targets differ: {sorted({maps.targets for maps in maps_list})}")
+        if len({maps.signed for maps in maps_list}) > 1:
+            raise ValueError("some maps are signed and others are not: take positive() of those")
         if len(maps_list) == 1:
             return maps_list[0]
         height = max(maps.values.shape[-2] for maps in maps_list)
@@ -166,7 +182,7 @@ class OdamMaps:
             F.pad(m.values, (0, width - m.values.shape[-1], 0, height - m.values.shape[-2]))
             for m in maps_list
         ]
-        return OdamMaps(targets, torch.cat(values), **fields)
+        return OdamMaps(targets, torch.cat(values), signed=maps_list[0].signed, **fields)
 
     def split(self, counts: Sequence[int]) -> list[OdamMaps]:
         """Like ``Tensor.split`` along N: so many instances each, N in sum."""
@@ -191,8 +207,21 @@ class OdamMaps:
 
         return self._replace(targets, values=chosen(self.values), saturated=chosen(self.saturated))
 
+    def positive(self) -> OdamMaps:
+        """The evidence for the decisions: what is above zero, as maps without a sign."""
+        return self._replace(values=self.values.relu(), signed=False) if self.signed else self
+
+    def negative(self) -> OdamMaps:
+        """The evidence against the decisions: how far values are below zero, without a sign."""
+        if not self.signed:
+            raise ValueError("these maps have no sign; explain with signed=True")
+        return self._replace(values=(-self.values).relu(), signed=False)
+
     def normalized(self) -> OdamMaps:
-        """Each map scaled to a maximum of one: for looking, not for comparing instances."""
+        """
+        Each map scaled to a maximum of one, signed ones in size: for looking, not for comparing
+        instances.
+        """
         return self._replace(values=normalize(self.values))
 
     def dense(self, height: int, width: int) -> Tensor:
@@ -235,7 +264,8 @@ class OdamMaps:
     def similarity(self, target: str = "class", stride: float = 16.0) -> Tensor:
         """
         Correlation of every pair of instances' maps of one target: the cosine of the maps on one
-        common grid (ODAM, section 3.3). All instances must be of one image.
+        common grid (ODAM, section 3.3), of signed maps that of their positive parts. All instances
+        must be of one image.
 
         Args:
             target: one of :attr:`targets`.
@@ -245,7 +275,7 @@ class OdamMaps:
             (N, N) in [0, 1]; zero for a map that is zero everywhere.
         """
         # To a peak of one first: squares of maps of a probability near 1 underflow.
-        maps = normalize(self.select(target).on_grid(stride))
+        maps = normalize(self.select(target).positive().on_grid(stride))
         flat = F.normalize(maps.flatten(1), dim=1)
         return (flat @ flat.t()).clamp(max=1)
 

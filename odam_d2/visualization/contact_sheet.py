@@ -27,6 +27,12 @@ _MARGIN, _GAP, _ROW_LABEL, _COLUMN_LABEL = 28, 8, 136, 34
 _OVERVIEW_HEIGHT, _OVERVIEW_WIDTH, _LEGEND_HEIGHT, _LEGEND_WIDTH = 440, 480, 236, 380
 _NUMBER_SIZE = 13
 
+# Of maps without and with a sign: a heading, and what the ends and the middle of the scale are.
+_LEGENDS = (
+    ("Evidence for the score, or for the side of the box", "none", "", "strongest of the map"),
+    ("Evidence for and against the score, or the side", "down, inward", "none", "up, outward"),
+)
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -95,7 +101,8 @@ def contact_sheet(
     paper = Image.new("RGB", (layout.width, layout.height), _PAPER)
     paper.paste(Image.fromarray(overview), (_MARGIN, _MARGIN))
     found = len(instances) if found is None else found
-    _write_legend(paper, layout, title, image.shape[:2], found)
+    signed = instances.odam_maps.signed
+    _write_legend(paper, layout, title, image.shape[:2], found, signed)
     if layout.rows:
         _write_column_labels(paper, layout)
     picture, scaled = fit_canvas(image, instances)
@@ -126,7 +133,12 @@ def _paste_crop(paper: Image.Image, corner: tuple[int, int], cell: int, crop: np
 
 
 def _write_legend(
-    paper: Image.Image, layout: _Layout, title: str, size: tuple[int, int], count: int
+    paper: Image.Image,
+    layout: _Layout,
+    title: str,
+    size: tuple[int, int],
+    count: int,
+    signed: bool,
 ) -> None:
     """Title, counts and the colour bar, right of the overview."""
     draw = ImageDraw.Draw(paper)
@@ -140,17 +152,19 @@ def _write_legend(
     if not layout.rows:
         return
     y += 84
-    draw.text((x, y), "Evidence for the score, or for the side of the box", _INK, font(14))
+    heading, low, middle, high = _LEGENDS[signed]
+    draw.text((x, y), fit_text(heading, font(14), width), _INK, font(14))
     bar = min(width, 320)
-    ramp = np.tile(np.linspace(0, 1, bar, dtype=np.float32), (18, 1))
-    strip = blend_heat(np.full((18, bar, 3), 190, np.uint8), ramp)
+    ramp = np.tile(np.linspace(-1 if signed else 0, 1, bar, dtype=np.float32), (18, 1))
+    strip = blend_heat(np.full((18, bar, 3), 190, np.uint8), ramp, signed=signed)
     paper.paste(Image.fromarray(strip), (x, y + 26))
-    draw.text((x, y + 50), "none", _FAINT, font(12))
-    draw.text((x + bar, y + 50), "strongest of the map", _FAINT, font(12), anchor="ra")
+    draw.text((x, y + 50), low, _FAINT, font(12))
+    draw.text((x + bar // 2, y + 50), middle, _FAINT, font(12), anchor="ma")
+    draw.text((x + bar, y + 50), high, _FAINT, font(12), anchor="ra")
     if any(side in layout.targets for side in SIDES):
         draw.rectangle((x, y + 88, x + 40, y + 94), ACCENT, _INK)
         draw.text((x + 52, y + 91), "the side that is explained", _INK, font(14), anchor="lm")
-    notes = "Every map is scaled to its own maximum."
+    notes = "Every map is scaled to its own maximum" + (" in size." if signed else ".")
     draw.text((x, y + 116), notes, _FAINT, font(12))
 
 

@@ -14,7 +14,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .canvas import resize
-from .overlay import SATURATED, blend_heat, draw_box, explained_side
+from .overlay import (
+    SATURATED,
+    blend_heat,
+    draw_box,
+    explained_side,
+    has_evidence,
+    no_evidence,
+)
 from .overview import detection_color
 from .text import fit_text, font
 
@@ -50,17 +57,17 @@ def draw_crops(
     factor = np.array([size[1] / (x2 - x1), size[0] / (y2 - y1)] * 2)
     box = (np.array(box) - (x1, y1, x1, y1)) * factor
     crops = {"": draw_box(picture, box, color=detection_color(number), width=_LINE_WIDTH)}
-    saturated = instance.odam_maps.saturated[0].tolist()
+    saturated, signed = instance.odam_maps.saturated[0].tolist(), instance.odam_maps.signed
     for target, heat, lost in zip(
         instance.odam_maps.targets, heats.numpy(), saturated, strict=True
     ):
         part = resize(heat[y1:y2, x1:x2], size)
-        shown = blend_heat(picture, part, peak=heat.max())
+        shown = blend_heat(picture, part, abs(heat).max(), signed=signed)
         shown = draw_box(shown, box, side=explained_side(target), width=_LINE_WIDTH)
         if lost:
-            shown = _note(shown, SATURATED, below=bool(heat.max() > 0))
-        elif not heat.max() > 0:
-            shown = _note(shown, "no positive evidence")
+            shown = _note(shown, SATURATED, below=has_evidence(heat, signed))
+        elif not has_evidence(heat, signed):
+            shown = _note(shown, no_evidence(signed))
         crops[target] = shown
     return crops
 
@@ -90,8 +97,8 @@ def crop_around(
 
 
 def _peaks(heats: Tensor) -> np.ndarray:
-    """Centres (M, 2) as (x, y) of the highest pixel of each map (T, H, W) that is not zero."""
-    flat = heats.flatten(1)
+    """Centres (M, 2) as (x, y) of the strongest pixel of each map (T, H, W) that is not zero."""
+    flat = heats.flatten(1).abs()
     index = flat.argmax(dim=1)[flat.amax(dim=1) > 0].numpy()
     width = heats.shape[-1]
     return np.stack([index % width, index // width], axis=1) + 0.5

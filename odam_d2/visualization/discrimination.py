@@ -101,8 +101,9 @@ def draw_discrimination(
     numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """
-    The maps of a group of detections, each in a colour of its own, over one picture; and beside it
-    how far each two of them correlate (:meth:`odam_d2.OdamMaps.similarity`).
+    The maps of a group of detections, of signed ones what is above zero, each in a colour of its
+    own, over one picture; and beside it how far each two of them correlate
+    (:meth:`odam_d2.OdamMaps.similarity`).
 
     Where maps overlap their colours add up. Only the best of more detections than there are
     :data:`COLORS` are shown, and that is said.
@@ -123,7 +124,7 @@ def draw_discrimination(
     instances = instances[best]
     maps = instances.odam_maps
     target = target or ("class" if "class" in maps.targets else maps.targets[0])
-    maps = maps.select(target).detach()
+    maps = maps.select(target).positive().detach()
     heats = normalize(maps.dense(*image.shape[:2])[:, 0]).cpu().float().numpy()
     lines = []
     for row, heat in enumerate(heats):

@@ -32,14 +32,16 @@ def save_maps(path: str, instances: Instances) -> None:
     }
     # NumPy knows no bfloat16.
     arrays = {name: precise(tensor.detach()).cpu().numpy() for name, tensor in arrays.items()}
+    arrays |= {"targets": np.array(maps.targets, dtype=np.str_), "signed": np.array(maps.signed)}
     with whole_file(path) as file:
-        np.savez_compressed(file, targets=np.array(maps.targets, dtype=np.str_), **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 def load_maps(path: str) -> OdamMaps:
     """Read the heat maps that :func:`save_maps` wrote; they render at any size by ``dense``."""
     with np.load(path, allow_pickle=False) as arrays:
-        # Older files do not say what is saturated.
+        # Older files do not say what is saturated, and have no signed maps.
         known = [name for name in _TENSORS if name in arrays]
         tensors = {name: torch.from_numpy(arrays[name]) for name in known}
-        return OdamMaps(arrays["targets"].tolist(), **tensors)
+        signed = "signed" in arrays and bool(arrays["signed"])
+        return OdamMaps(arrays["targets"].tolist(), signed=signed, **tensors)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
 
 from odam_d2.core.targets import SIDES
@@ -28,6 +29,8 @@ __all__ = [
     "draw_box",
     "draw_explanation",
     "explained_side",
+    "has_evidence",
+    "no_evidence",
 ]
 
 # The explained side: a colour that the colour map does not have.
@@ -41,6 +44,10 @@ _HALO: Color = (17, 20, 26)
 # Lightness of inferno rises with the value, also for colour-blind eyes and in greyscale print.
 # Its darkest part is left out: on a photograph it would read as shadow.
 _COLORMAP, _COLORMAP_START = "inferno", 0.25
+# Of signed maps, from against to for: blue and orange are told apart by all colour-blind eyes, and
+# both become lighter with their strength.
+_AGAINST: tuple[Color, ...] = ((170, 205, 255), (60, 120, 255), (30, 60, 190))
+_FOR: tuple[Color, ...] = ((170, 60, 0), (255, 130, 0), (255, 225, 110))
 # At a map's maximum the picture still shines through.
 _MAX_ALPHA = 0.8
 # Under 1: weak evidence is lifted a little, so that it does not drown in the picture.
@@ -76,27 +83,38 @@ def describe_target(target: str, class_name: str, score: float, saturated: bool 
 
 
 @functools.cache
-def _lookup_table() -> np.ndarray:
+def _lookup_table(signed: bool) -> np.ndarray:
     """(256, 3) float32 RGB in 0-255."""
-    shades = matplotlib.colormaps[_COLORMAP](np.linspace(_COLORMAP_START, 1, 256))
+    if signed:
+        ends = np.array([*_AGAINST, *_FOR]) / 255
+        shades = LinearSegmentedColormap.from_list("evidence", ends)(np.linspace(0, 1, 256))
+    else:
+        shades = matplotlib.colormaps[_COLORMAP](np.linspace(_COLORMAP_START, 1, 256))
     return (255 * shades[:, :3]).astype(np.float32)
 
 
-def colorize(values: np.ndarray) -> np.ndarray:
-    """Colours (..., 3), float32 RGB in 0-255, of values in [0, 1]."""
-    return _lookup_table()[np.rint(255 * np.clip(values, 0, 1)).astype(np.intp)]
+def colorize(values: np.ndarray, signed: bool = False) -> np.ndarray:
+    """Colours (..., 3), float32 RGB in 0-255, of values in [0, 1], or signed ones in [-1, 1]."""
+    shares = (values + 1) / 2 if signed else values
+    return _lookup_table(signed)[np.rint(255 * np.clip(shares, 0, 1)).astype(np.intp)]
 
 
 def blend_heat(
-    image: np.ndarray, heat: np.ndarray | Tensor, peak: float | None = None
+    image: np.ndarray,
+    heat: np.ndarray | Tensor,
+    peak: float | None = None,
+    *,
+    signed: bool = False,
 ) -> np.ndarray:
     """
     Lay a heat map over an image. Opacity follows the value: without evidence the picture stays.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        heat: (H, W), not negative. A map that is zero everywhere leaves the (greyed) picture.
-        peak: the value that gets the strongest colour; by default the maximum of ``heat``.
+        heat: (H, W), not negative unless ``signed``. A map that is zero everywhere leaves the
+            (greyed) picture.
+        peak: the value that gets the strongest colour; by default the largest size in ``heat``.
+        signed: two colours, orange for what is above zero, blue for what is below.
 
     Returns:
         A new (H, W, 3) uint8 image.
@@ -107,16 +125,17 @@ def blend_heat(
     heat = _to_array(heat)
     if heat.shape != image.shape[:2]:
         raise ValueError(f"a heat map of {heat.shape} over an image of {image.shape[:2]} pixels")
-    peak = heat.max(initial=0) if peak is None else peak
+    heat = heat if signed else np.maximum(heat, 0)
+    peak = abs(heat).max(initial=0) if peak is None else peak
     out = _mute(image)
-    rows, columns = (np.flatnonzero((heat > 0).any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(heat.any(axis=axis)) for axis in (1, 0))
     if not (peak > 0 and len(rows)):
         return out
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    value = np.clip(heat[window] / peak, 0, 1).astype(np.float32)
-    alpha = _MAX_ALPHA * value[..., None] ** _ALPHA_POWER
+    value = np.clip(heat[window] / peak, -1, 1).astype(np.float32)
+    alpha = _MAX_ALPHA * abs(value[..., None]) ** _ALPHA_POWER
     picture = out[window].astype(np.float32)
-    out[window] = np.rint(picture + alpha * (colorize(value) - picture)).astype(np.uint8)
+    out[window] = np.rint(picture + alpha * (colorize(value, signed) - picture)).astype(np.uint8)
     return out
 
 
@@ -212,6 +231,8 @@ def draw_explanation(
     class_name: str,
     score: float,
     saturated: bool = False,
+    *,
+    signed: bool = False,
 ) -> np.ndarray:
     """
     The picture of one (detection, target): heat map, box, explained side, label.
@@ -223,14 +244,25 @@ def draw_explanation(
         target: what ``heat`` explains, a target string of :func:`odam_d2.explain`.
         class_name, score: of the detection.
         saturated: see :func:`describe_target`.
+        signed: see :func:`blend_heat`.
 
     Returns:
         A new (H, W, 3) uint8 image.
     """
     heat = _to_array(heat)
-    out = draw_box(blend_heat(image, heat), box, side=explained_side(target))
+    out = draw_box(blend_heat(image, heat, signed=signed), box, side=explained_side(target))
     text = describe_target(target, class_name, score, saturated)
-    if not (heat.max() > 0 or saturated):
-        text += " · no positive evidence"
+    if not (saturated or has_evidence(heat, signed)):
+        text += f" · {no_evidence(signed)}"
     gap = 3 * line_width(*image.shape[:2]) + 3
-    return draw_label(out, text, box, color=ACCENT, gap=gap, avoid=heat)
+    return draw_label(out, text, box, color=ACCENT, gap=gap, avoid=abs(heat))
+
+
+def has_evidence(heat: np.ndarray, signed: bool) -> bool:
+    """Whether a map (H, W) shows anything."""
+    return bool(heat.any() if signed else heat.max(initial=0) > 0)
+
+
+def no_evidence(signed: bool) -> str:
+    """What pictures say of a map that is empty."""
+    return "no evidence" if signed else "no positive evidence"

@@ -46,11 +46,13 @@ class Panel:
         title: above it.
         boxes: on it, the first below the others.
         heat: (H, W) over the image; None for the picture itself.
+        signed: see :func:`odam_d2.visualization.blend_heat`.
     """
 
     title: str
     boxes: Sequence[BoxStyle] = ()
     heat: Tensor | None = field(default=None, compare=False)
+    signed: bool = False
 
 
 def draw_panels(
@@ -83,7 +85,8 @@ def draw_panels(
         draw.text((left, _HEAD // 2), fit_text(panel.title, face, _CELL), _SOFT, face, "lm")
         shown = picture
         if heat is not None:
-            shown = blend_heat(picture, resize(heat[y1:y2, x1:x2], size), peak=heat.max())
+            peak, part = abs(heat).max(), resize(heat[y1:y2, x1:x2], size)
+            shown = blend_heat(picture, part, peak, signed=panel.signed)
         styles = [
             BoxStyle((np.array(s.box) - offset) * factor, s.color, s.dashed, s.side)
             for s in panel.boxes

@@ -86,7 +86,8 @@ def _cells(image: np.ndarray, candidates: Instances, lost: int, by: int) -> list
     picture = resize(image[y1:y2, x1:x2], size)
     boxes = (boxes - np.array([x1, y1, x1, y1])) * np.array([size[1], size[0]] * 2)
     boxes /= np.array([x2 - x1, y2 - y1] * 2)
-    heats = candidates.odam_maps[[lost, by]].dense(*image.shape[:2])[:, 0].detach().cpu().numpy()
+    maps = candidates.odam_maps[[lost, by]].positive()
+    heats = maps.dense(*image.shape[:2])[:, 0].detach().cpu().numpy()
     styles = [BoxStyle(boxes[0], _LOST, dashed=True), BoxStyle(boxes[1], _KEPT)]
     cells = [draw_boxes(picture, styles[::-1])]
     for heat, style in zip(heats, styles, strict=True):

@@ -138,6 +138,26 @@ def test_a_detection_that_is_gone_has_no_probability_and_tells_nothing_of_sides(
     assert results(effects)["lost"]["mean"] == {"peak": 100, "part": 20}  # of 5 parts, the badge
 
 
+def test_evidence_against_is_removed_by_itself(dataset, tmp_path):
+    """What is found below zero is the other object's region, or with a wrong sign the cause."""
+    maps, nowhere = spots(TRUE), spots([middle("other")] * 5)
+    maps.values = maps.values - 2 * nowhere.values  # the larger of the two
+    wrong, maps.signed = maps._replace(values=-maps.values), True
+    wrong.signed = True
+    found, effects = recovery(maps)
+    plain, _ = recovery(spots(TRUE))
+    assert found == plain
+    assert results(effects)["against"]["place"]["sides"]["mean"]["value"] == pytest.approx(0)
+    _, turned = recovery(wrong)
+    for reading in ("place", "detection"):
+        of_group = results(turned)["against"][reading]
+        assert of_group["sides"]["mean"]["value"] == pytest.approx(100, abs=1e-3)
+    text = compare_recovery(tmp_path, {"mine": effects, "wrong": turned}).read_text()
+    table = text.split("evidence against")[1].split("Edits that")[0]
+    assert "| wrong | 100 [100, 100] | 100 [100, 100] | 100 [100, 100] | 100 [100, 100] |" in table
+    assert "| mine | 0 [0, 0]" in table
+
+
 def test_edits_that_change_other_detections_are_counted(dataset):
     """The map of one of five targets is on the other detection's region."""
     _, effects = recovery(spots([*TRUE[:4], middle("other")]))

@@ -125,6 +125,18 @@ def test_figures_by_hand(dataset):
     assert "deletion" not in result
 
 
+def test_of_signed_maps_the_evidence_for_is_evaluated(with_masks):
+    """Evidence against on the other object, three times as large, is no evidence of this one."""
+    maps = flat_in((4, 8, 14, 18), (28, 8, 52, 18))
+    plain = output([LEFT, RIGHT], [0.9, 0.8], [0, 1], maps)
+    signed = maps._replace(values=maps.values - 3 * maps.values.flip(0), signed=True)
+    figures = [
+        run(ExplanationEvaluator(with_masks, protocol=ALL), [of_maps])
+        for of_maps in (plain, output([LEFT, RIGHT], [0.9, 0.8], [0, 1], signed))
+    ]
+    assert figures[0] == figures[1]
+
+
 def test_masks_that_are_not_there_are_named(caplog):
     register("toy_without_masks", entries(with_masks=False))
     try:

@@ -177,6 +177,20 @@ def test_peaks_on_decoys(toy_set):
     assert result["class_on_decoys_chance"] == pytest.approx(100 * 10 / 96)
 
 
+def test_evidence_against_is_counted_by_itself(toy_set):
+    """Evidence for peaks on the badge and on the left part, that against elsewhere and there."""
+    (output,) = explained([(2, 4), (2, 2)], ("class", "left"))
+    maps = output["instances"].odam_maps
+    maps.signed = True
+    maps.values[0, 0, 7, 11] = maps.values[0, 1, 2, 2] = -2.0  # larger than the evidence for
+    maps.values[0, 1, 2, 3] = 1.0  # beside it; the part ends at column 6
+    evaluator = KnownCauseEvaluator(toy_set)
+    evaluator.process([{"image_id": 7}], [output])
+    result = evaluator.evaluate()["known_causes"]
+    assert (result["class"], result["class_against_on_part"]) == (100, 0)
+    assert (result["left_on_part"], result["left_against_on_part"]) == (0, 100)
+
+
 def test_a_data_set_without_parts_is_refused(toy_set):
     DatasetCatalog.get(toy_set)[0]["annotations"][0].pop("part_segmentations")
     with pytest.raises(ValueError, match="no part_segmentations"):

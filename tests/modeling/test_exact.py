@@ -82,10 +82,14 @@ IDS = ["fpn", "c4", "dc5", "agnostic_conv_gn", "retinanet", "retinanet_gn"]
 def check(model, references, dtype, score="probability", oracle=None, **settings):
     network, output, classes = given_boxes(dtype)
     inputs = two_images(dtype)
-    found = explain_boxes(model, inputs, output, classes, TARGETS, score=score, **settings)
     expected = references(oracle or model, inputs, network, classes, score)
-    for result, rows in zip(found, expected, strict=True):
-        assert worst_error(result["instances"].odam_maps, rows) <= BOUND[dtype]
+    for signed in (False, True):
+        how = settings | {"score": score, "signed": signed}
+        found = explain_boxes(model, inputs, output, classes, TARGETS, **how)
+        for result, rows in zip(found, expected, strict=True):
+            maps = result["instances"].odam_maps
+            assert maps.signed == bool((maps.values < 0).any()) == signed
+            assert worst_error(maps, rows) <= BOUND[dtype]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -126,8 +130,8 @@ def test_detections(together, name):
     Detections are explained where they came from: against Detectron2's own inference, end to end.
     """
     model = zoo_model(name, opts=SLIM)
-    for image in two_images():
-        assert detections_error(model, image) <= 1e-5
+    for image, signed in zip(two_images(), (False, True), strict=True):
+        assert detections_error(model, image, signed=signed) <= 1e-5
 
 
 def test_stages_of_a_cascade_on_different_levels(monkeypatch, together):
@@ -143,8 +147,8 @@ def test_stages_of_a_cascade_on_different_levels(monkeypatch, together):
         return traces[-1]
 
     monkeypatch.setattr(RCNNAdapter, "trace_regions", record)
-    for image in two_images():
-        assert detections_error(model, image) <= 1e-5
+    for image, signed in zip(two_images(), (True, False), strict=True):
+        assert detections_error(model, image, signed=signed) <= 1e-5
     assert any(len(levels.unique()) > 1 for trace in traces for levels in trace.levels)
 
 
@@ -154,14 +158,14 @@ def test_autograd_is_an_equal_way():
     for predictor in model.roi_heads.box_predictor:
         predictor.bbox_pred.bias.data[2:] = 5.0
     image = two_images()[0]
-    fast = explain(model, [image])[0]["instances"].odam_maps
+    fast = explain(model, [image], signed=True)[0]["instances"].odam_maps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradients, "head_maps", head_maps.dispatch(object))
-        slow = explain(model, [image])[0]["instances"].odam_maps
+        slow = explain(model, [image], signed=True)[0]["instances"].odam_maps
     for a, b in zip(
         fast.dense(32, 48).flatten(0, 1), slow.dense(32, 48).flatten(0, 1), strict=True
     ):
-        assert (a - b).abs().max() <= 1e-5 * b.max()
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -208,7 +212,8 @@ def test_smoothing_equals_smoothing_the_full_gradient(name, references):
     model = zoo_model(name, dtype=torch.float64, opts=SLIM)
     network, output, classes = given_boxes(torch.float64)
     inputs = two_images(torch.float64)
-    found = explain_boxes(model, inputs, output, classes, TARGETS, smoothing_sigma=1.0)
+    how = {"smoothing_sigma": 1.0, "signed": True}
+    found = explain_boxes(model, inputs, output, classes, TARGETS, **how)
     expected = references(model, inputs, network, classes, "probability", sigma=1.0)
     for result, rows in zip(found, expected, strict=True):
         assert worst_error(result["instances"].odam_maps, rows) <= 1e-10

@@ -10,6 +10,7 @@ from oracle import FASTER_RCNN, RETINANET, SLIM, detections_error, two_images, z
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.attribution import method_names
+from odam_d2.modeling.attribution.position import PositionMethod
 from odam_d2.modeling.settings import DRiseSettings, RiseSettings, SmoothGradSettings
 
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
@@ -60,7 +61,9 @@ RULES = {
 def test_cams_equal_plain_autograd(method, name, number):
     model = zoo_model(name, opts=SLIM)
     image = two_images()[number]
-    error = detections_error(model, image, limit=5, method=method, rule=RULES[method])
+    signed = number == 1 and method != "gradient_norm"  # which is never negative
+    settings = {"method": method, "rule": RULES[method], "signed": signed}
+    error = detections_error(model, image, limit=5, **settings)
     assert error <= 1e-4
 
 
@@ -68,7 +71,8 @@ def test_cams_equal_plain_autograd(method, name, number):
 def test_cams_on_a_layer_of_the_backbone(method):
     model = zoo_model(FASTER_RCNN, opts=SLIM)
     module = (model.backbone.bottom_up.res4, 16, 0)
-    settings = {"layer": "res4", "targets": ("class", "left", "top", "right", "bottom")}
+    settings = {"layer": "res4", "targets": ("class", "left", "top", "right", "bottom"),
+                "signed": method != "gradient_norm"}  # fmt: skip
     error = detections_error(
         model,
         two_images()[1],
@@ -149,11 +153,37 @@ def test_every_method_explains_the_same_detections_and_gives_the_model_back(slim
     assert all(p.grad is None for p in slim_model.parameters())
 
 
+SIGNED = ("centred", "g_came", "grad_cam", "grad_cam_pp", "integrated_gradients", "odam", "rise",
+          "ss_grad_cam_pp")  # fmt: skip
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_signed_maps_are_the_plain_ones_above_zero_or_refused(slim_model, method):
+    """What is never negative has no evidence against; all others leave out the ReLU only."""
+    how = {"method": method, "rise": RiseSettings(num_masks=8)}
+    targets = ("class", "left")
+    if method not in SIGNED:
+        with pytest.raises(InputError, match=rf"method '{method}' makes maps without a sign"):
+            explain(slim_model, two_images(), targets[:1], signed=True, **how)
+        return
+    for plain, signed in zip(
+        explain(slim_model, two_images(), targets, **how),
+        explain(slim_model, two_images(), targets, signed=True, **how),
+        strict=True,
+    ):
+        plain, signed = plain["instances"].odam_maps, signed["instances"].odam_maps
+        assert (plain.signed, signed.signed) == (False, True)
+        assert torch.equal(signed.positive().values, plain.values)
+        assert (signed.values < 0).any()
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_no_detection_gives_no_map(method):
     model = zoo_model(FASTER_RCNN, opts=[*SLIM, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 2.0])
-    (output,) = explain(model, two_images()[:1], ("class",), method=method)
+    signed = method in SIGNED
+    (output,) = explain(model, two_images()[:1], ("class",), method=method, signed=signed)
     assert len(output["instances"]) == len(output["instances"].odam_maps) == 0
+    assert output["instances"].odam_maps.signed == signed
 
 
 def test_methods_explain_given_boxes_too(slim_model):
@@ -178,6 +208,9 @@ def test_methods_explain_given_boxes_too(slim_model):
         ({"method": "smooth_grad", "layer": "res4"}, "leave layer empty"),
         ({"method": "rise", "layer": "res4"}, "layer is 'res4'; RISE differentiates nothing"),
         ({"method": "rise", "smoothing_sigma": 1.0}, "smoothing_sigma is 1.0; RISE"),
+        ({"signed": 1}, "signed is 1; it must be"),
+        ({"signed": True, "targets": ("class", "combined")}, "targets has 'combined'"),
+        ({"signed": True, "method": PositionMethod(0.25)}, "makes maps without a sign"),
     ],
 )
 def test_what_cannot_be_is_told(slim_model, settings, message):

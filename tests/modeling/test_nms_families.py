@@ -73,7 +73,9 @@ def test_odam_nms_chooses_among_the_candidates(family):
     image = {"image": two_images()[0]["image"]}
     candidates, maps = candidates_of(family, image)
     assert len(candidates) > 20
-    found = build(family, *ODAM, "MODEL.ODAM.TARGETS", ["left"], "MODEL.ODAM.NMS.RECORD", True)
+    # Whatever is shown, maps are compared without their sign, as published.
+    shown = ["MODEL.ODAM.TARGETS", ["left"], "MODEL.ODAM.SIGNED", True]
+    found = build(family, *ODAM, *shown, "MODEL.ODAM.NMS.RECORD", True)
     (output,) = found([image])
     expected = odam_nms(
         candidates.pred_boxes.tensor,
@@ -89,6 +91,7 @@ def test_odam_nms_chooses_among_the_candidates(family):
     assert record.kept.nonzero()[:, 0].tolist() == sorted(keep.tolist())
     # The survivors have the maps that they would have had anyway.
     assert output["instances"].odam_maps.targets == ("left",)
+    assert (output["instances"].odam_maps.signed, record.odam_maps.signed) == (True, False)
     assert len(output["instances"].odam_maps) == len(keep)
 
 

@@ -57,8 +57,8 @@ def way(model, **settings):
 
 
 def check(model, bound, oracle=None, **settings):
-    for image in two_images():
-        assert detections_error(model, image, oracle, **settings) <= bound
+    for image, signed in zip(two_images(), (False, True), strict=True):
+        assert detections_error(model, image, oracle, signed=signed, **settings) <= bound
 
 
 @pytest.mark.parametrize(

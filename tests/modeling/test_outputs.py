@@ -124,16 +124,21 @@ def test_a_layer_of_real_size(pyramid, count, batch):
     """A 256 x 50 x 76 layer is differentiated one output at a time."""
     inputs = images(*[(800, 1216)] * batch)
     targets = ("first", "second")
-    found = explain_outputs(pyramid, inputs, lambda x: pyramid(x)[:, :count], "trunk", targets)
+    signed = count == 2
+    found = explain_outputs(
+        pyramid, inputs, lambda x: pyramid(x)[:, :count], "trunk", targets, signed=signed
+    )
     trunk = pyramid.body["trunk"](torch.stack([x["image"] for x in inputs])).detach()
     trunk.requires_grad_()
     for image, maps in enumerate(found):
         assert maps.values.shape == (count, 2, 50, 76)
+        assert maps.signed == signed
         for instance, target in [(0, 1), (count - 1, 0)]:
             level = pyramid.neck[instance](trunk.relu())
             value = pyramid.head(level.mean((2, 3)))[image, target]
             (gradient,) = torch.autograd.grad(value, trunk)
-            expected = (gradient[image] * trunk[image].detach()).sum(0).relu()
+            expected = (gradient[image] * trunk[image].detach()).sum(0)
+            expected = expected if signed else expected.relu()
             error = (maps.values[instance, target] - expected).abs().max()
             assert 0 <= error <= 1e-5 * expected.max()
 
@@ -283,7 +288,10 @@ def test_input_gradients_need_one_pass_of_images(detr):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"score": "logit"}, "no setting 'score'.*there are method, smoothing_sigma, chunk_mb"),
+        (
+            {"score": "logit"},
+            "no setting 'score'.*there are method, smoothing_sigma, signed, chunk_mb",
+        ),
         ({"norm_statistics": "exact"}, "no setting 'norm_statistics'"),
         ({"nms": lambda x: x, "record": True}, "no setting 'nms', 'record'"),
         ({"class_names": ("a",)}, "no setting 'class_names'"),

@@ -33,16 +33,21 @@ def test_faithful_is_rise(model):
         torch.testing.assert_close(a.values, b.values)
 
 
-def test_gradient_is_of_sides_on_the_finest_layer_and_of_classes_on_what_the_head_reads(model):
+@pytest.mark.parametrize("signed", [False, True])
+def test_gradient_is_of_sides_on_the_finest_layer_and_of_classes_on_what_the_head_reads(
+    model, signed
+):
+    targets = TARGETS[: 3 if signed else 4]  # no maximum of signed maps
     sides = {"method": "centred", "layer": "res2", "smoothing_sigma": 1.5}
     found = zip(
-        maps_of(model, TARGETS, preset="gradient"),
-        maps_of(model, ("left", "bottom"), **sides),
-        maps_of(model, ("class",), method="integrated_gradients"),
+        maps_of(model, targets, preset="gradient", signed=signed),
+        maps_of(model, ("left", "bottom"), **sides, signed=signed),
+        maps_of(model, ("class",), method="integrated_gradients", signed=signed),
         strict=True,
     )
     for ours, of_sides, of_class in found:
         assert len(ours) == 3
+        assert ours.signed == bool((ours.values < 0).any()) == signed
         assert ours.strides.tolist() == [4.0] * 3
         values = ours.on_grid(4.0)
         for column, (maps, target) in enumerate(

@@ -32,6 +32,13 @@ def make_maps(count=3, targets=("class", "left"), grid=(8, 10), image=(60, 75), 
     )
 
 
+def make_signed(**how):
+    maps = make_maps(**how)
+    maps.values = maps.values - 0.5
+    maps.signed = True
+    return maps
+
+
 def on_grid(maps, i):
     window = (*maps.origins[i].tolist(), *maps.values.shape[-2:])
     return paste_window(maps.values[i], window, tuple(maps.grid_sizes[i].tolist()))
@@ -277,3 +284,46 @@ def test_a_device_is_waited_for_once_at_most():
             with counted() as counts:
                 run()
             assert counts.syncs == waits
+
+
+def test_signed_maps_are_what_is_above_zero_less_what_is_below():
+    """Also between cells, where ReLU and interpolation must not change places."""
+    maps = make_signed()
+    above, below = maps.positive(), maps.negative()
+    assert not above.signed
+    assert not below.signed
+    assert torch.equal(above.values, maps.values.clamp(min=0))
+    assert torch.equal(above.values - below.values, maps.values)
+    for rendered in (lambda x: x.dense(50, 40), lambda x: x.on_grid(5.0)):
+        torch.testing.assert_close(rendered(maps), rendered(above) - rendered(below))
+    assert above.positive() is above
+    with pytest.raises(ValueError, match="these maps have no sign"):
+        above.negative()
+
+
+def test_the_sign_follows_maps_wherever_they_go():
+    maps = make_signed()
+    moved = {
+        "one": maps[1], "mask": maps[torch.tensor([True, False, True])],
+        "split": maps.split([1, 2])[1], "cat": OdamMaps.cat([maps, maps[:1]]),
+        "select": maps.select("left"),
+        "dtype": maps.to(torch.float32), "detached": maps.detach(), "scaled": maps.normalized(),
+    }  # fmt: skip
+    assert all(x.signed for x in moved.values())
+    found = Instances((60, 75), odam_maps=maps)
+    assert Instances.cat([found, found[:1]]).odam_maps.signed
+    assert repr(maps).endswith("window=5x7, signed=True)")
+    assert OdamMaps.empty(("class",), torch.zeros(0), signed=True).signed
+    with pytest.raises(ValueError, match="some maps are signed and others are not"):
+        OdamMaps.cat([maps, maps.positive()])
+
+
+def test_signed_maps_are_scaled_by_their_size_and_compared_by_evidence_for():
+    """A map whose largest size is below zero must not grow beyond one, nor correlate by it."""
+    maps = make_signed()
+    maps.values[0] = -maps.values[0]
+    assert (maps.normalized().values.abs().amax(dim=(-2, -1)) == 1).all()
+    assert torch.equal(maps.normalized().values.sign(), maps.values.sign())
+    similarity = maps.similarity("left", 8.0)
+    torch.testing.assert_close(similarity, maps.positive().similarity("left", 8.0))
+    assert (similarity >= 0).all()

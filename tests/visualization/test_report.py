@@ -49,6 +49,18 @@ class TestMapsFile:
         save_maps(path, instances)
         assert (load_maps(path).values == instances.odam_maps.values.float()).all()
 
+    def test_the_sign_is_kept(self, tmp_path):
+        path = str(tmp_path / "maps.npz")
+        instances = blob_detections((HEIGHT, WIDTH), [BOX])
+        for signed in (True, False):
+            instances.odam_maps.signed = signed
+            save_maps(path, instances)
+            assert load_maps(path).signed is signed
+        with np.load(path) as arrays:  # as older files are
+            old = {name: arrays[name] for name in arrays if name != "signed"}
+        np.savez(path, **old)
+        assert load_maps(path).signed is False
+
     def test_a_file_of_before_there_was_a_flag(self, tmp_path):
         path = str(tmp_path / "maps.npz")
         save_maps(path, blob_detections((HEIGHT, WIDTH), [BOX]))

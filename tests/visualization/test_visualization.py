@@ -18,7 +18,7 @@ from odam_d2.visualization import (
     overlay,
 )
 from odam_d2.visualization.crops import crop_around, draw_crops
-from odam_d2.visualization.overlay import ACCENT, describe_target
+from odam_d2.visualization.overlay import ACCENT, colorize, describe_target
 from odam_d2.visualization.suppressed import draw_suppressed, suppressed_pairs
 from odam_d2.visualization.text import draw_label
 
@@ -50,6 +50,18 @@ def extent(mask):
     return x.min(), y.min(), x.max() + 1, y.max() + 1
 
 
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision
+# Deficiency", 2009, at full severity, of linear RGB.
+DEFICIENCIES = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
 class TestBlendHeat:
     def test_strongest_colour_is_where_the_map_peaks(self):
         # Row 8, column 21 of a stride-4 map is centred at pixel (x, y) = (86, 34), between the
@@ -77,6 +89,36 @@ class TestBlendHeat:
 
     def test_zero_map_is_finite(self):
         assert (blend_heat(grey(), np.zeros((HEIGHT, WIDTH))) == 92).all()
+
+    def test_two_colours_for_what_is_above_and_below_zero(self):
+        heat = np.zeros((HEIGHT, WIDTH), np.float32)
+        heat[30, 50], heat[10, 20], heat[40, 70] = 3, -6, 6
+        out = blend_heat(grey(), heat, signed=True)
+        # 0.8 of the ends of the colours, 0.2 of the softened grey, 92.
+        np.testing.assert_allclose(out[10, 20], (154.4, 182.4, 222.4), atol=0.6)
+        np.testing.assert_allclose(out[40, 70], (222.4, 198.4, 106.4), atol=0.6)
+        red, _, blue = out[30, 50].astype(int)
+        assert red > blue + 50  # half as strong, and not in the other colour
+        assert (out[0] == 92).all()
+        assert (blend_heat(grey(), -heat, signed=True)[10, 20] == out[40, 70]).all()
+        # Without a sign nothing is seen of what lies below zero.
+        assert (blend_heat(grey(), np.minimum(heat, 0)) == 92).all()
+
+    @pytest.mark.parametrize("deficiency", sorted(DEFICIENCIES))
+    def test_colour_blind_eyes_tell_for_from_against(self, deficiency):
+        """
+        At the same strength: by 25 or more in CIELAB, ten times what is just noticed. Red and green
+        of the same lightness would fail, and so would one colour for weak values of both kinds.
+        """
+        for strength in (0.25, 0.5, 1.0):
+            shades = colorize(np.array([-strength, strength]), signed=True) / 255
+            linear = np.where(shades <= 0.04045, shades / 12.92, ((shades + 0.055) / 1.055) ** 2.4)
+            linear = (linear @ np.array(DEFICIENCIES[deficiency]).T).clip(0, 1)
+            seen = np.where(
+                linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
+            )
+            lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+            assert np.linalg.norm(lab[0] - lab[1]) > 25
 
     def test_sizes_must_agree(self):
         with pytest.raises(ValueError, match=r"\(100, 60\) over an image of \(60, 100\)"):
@@ -287,6 +329,21 @@ class TestCrops:
         middle = np.s_[silent.shape[0] // 2 - 8 : silent.shape[0] // 2 + 8, 40:120]
         assert (shown[middle] < 200).any(axis=2).all()
         assert (silent[middle] > 200).all(axis=2).sum() > 30
+
+    def test_evidence_against_is_shown_and_looked_for(self):
+        """A map below zero, far from the box, is no empty one where it is signed."""
+        instances = blob_detections((90, 300), [(20, 60, 40, 80)], targets=("class",))
+        maps = blob_maps((90, 300), [[(202, 22)]], ["class"])
+        instances.odam_maps = maps._replace(values=-maps.values, signed=True)
+        crop = draw_crops(grey(100, 90, 300), instances, 0, 160)["class"]
+        # 0.8 of the light blue and 0.2 of the softened grey.
+        assert (abs(crop.astype(int) - (154, 182, 222)).max(axis=2) < 12).any()
+        assert not (crop > 230).all(axis=2)[:, 40:].any()  # no words
+        picture = draw_explanation(
+            grey(100, 90, 300), instances.odam_maps.dense(90, 300)[0, 0], (20, 60, 40, 80),
+            "class", "star", 0.9, signed=True,
+        )  # fmt: skip
+        assert (abs(picture.astype(int) - (154, 182, 222)).max(axis=2) < 12).any()
 
     def test_lost_map_says_so(self):
         """In other words, and also where there is something to draw."""

@@ -39,4 +39,5 @@ class GCameRule(StridedRule):
 @ODAM_METHOD_REGISTRY.register()
 def g_came(settings: ExplainSettings) -> GradientMethod:
     """G-CAME (Nguyen et al., 2023)."""
-    return GradientMethod.of(GCameRule(settings.g_came.min_sigma), settings)
+    rule = GCameRule(settings.g_came.min_sigma)
+    return GradientMethod.of(rule, settings, has_sign=True)

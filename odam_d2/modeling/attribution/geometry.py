@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from odam_d2.modeling.adapters.trace import Trace
 __all__ = ["image_geometry", "level_geometry", "whole_geometry"]
 
 
-def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[str, Tensor]:
+def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[str, Any]:
     """
     What ``OdamMaps`` wants to know of windows of the features that the head read.
 
@@ -39,7 +40,7 @@ def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[
     }
 
 
-def whole_geometry(trace: Trace, values: Tensor, stride: float) -> dict[str, Tensor]:
+def whole_geometry(trace: Trace, values: Tensor, stride: float) -> dict[str, Any]:
     """
     The same of maps of whole images.
 
@@ -52,7 +53,7 @@ def whole_geometry(trace: Trace, values: Tensor, stride: float) -> dict[str, Ten
 
 def image_geometry(
     image: Tensor, sizes: Sequence[tuple[int, int]], values: Tensor, stride: float
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """As :func:`whole_geometry`, of the image (N,) of each instance and (height, width) of each."""
     image_sizes = image.new_tensor(sizes).view(-1, 2)[image]
     pair = torch.ones_like(image_sizes)

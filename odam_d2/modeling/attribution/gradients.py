@@ -48,16 +48,23 @@ class GradientMethod(Method):
             for the images, by a rule that gives no negative values.
         smoothing_sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         max_bytes: bound on temporary tensors on the CPU; other devices get eight times as much.
+        signed: leave out the ReLU.
     """
 
     rule: Rule = cam.odam
     layer: str | None = ""
     smoothing_sigma: float = 0.0
     max_bytes: int = 2**26
+    signed: bool = False
 
     @classmethod
-    def of(cls, rule: Rule, settings: ExplainSettings) -> GradientMethod:
-        return cls(rule, settings.layer, settings.smoothing_sigma, settings.max_bytes)
+    def of(cls, rule: Rule, settings: ExplainSettings, has_sign: bool = False) -> GradientMethod:
+        """
+        Args:
+            has_sign: whether what the rule makes below zero is evidence against a decision.
+        """
+        signed = has_sign and settings.signed
+        return cls(rule, settings.layer, settings.smoothing_sigma, settings.max_bytes, signed)
 
     def check(self, adapter: Adapter, targets: Targets) -> None:
         if self.layer or (self.layer == "" and isinstance(adapter, OutputsAdapter)):
@@ -78,7 +85,8 @@ class GradientMethod(Method):
             more = 1 if trace.features[0].device.type == "cpu" else _MORE_ON_DEVICES
             limits = (self.smoothing_sigma, more * self.max_bytes)
             if self.layer != "":
-                return whole_maps(precise, again, targets, self.layer, *limits, self.rule)
+                where = targets, self.layer
+                return whole_maps(precise, again, *where, *limits, self.rule, signed=self.signed)
             if self.rule in _LINEAR:
                 centred = self.rule is cam.centred
                 maps = head_maps(precise, again, targets, *limits, centred=centred)
@@ -86,7 +94,9 @@ class GradientMethod(Method):
                 maps = autograd_head_maps(precise, again, targets, *limits, self.rule)
             precise.check_same(again, maps.decisions)
             geometry = level_geometry(precise, again, maps.origins)
-            return targets.maps(maps.values.relu_(), maps.exponents, maps.saturated, **geometry)
+            values = maps.values if self.signed else maps.values.relu_()
+            of_scalars = maps.exponents, maps.saturated
+            return targets.maps(values, *of_scalars, signed=self.signed, **geometry)
 
     def _maps_of_outputs(self, adapter: Adapter, trace: OutputsTrace, targets: Targets) -> OdamMaps:
         def outputs(inputs: list[dict]) -> list[torch.Tensor]:
@@ -106,8 +116,9 @@ class GradientMethod(Method):
             self.rule,
             self.smoothing_sigma,
             self.max_bytes,
+            signed=self.signed,
         )
-        return targets.maps(found.values, **found.fields)
+        return targets.maps(found.values, signed=self.signed, **found.fields)
 
 
 @contextmanager
@@ -129,13 +140,13 @@ def in_full_precision(adapter: HeadAdapter, trace: Trace) -> Iterator[tuple[Head
 @ODAM_METHOD_REGISTRY.register()
 def odam(settings: ExplainSettings) -> GradientMethod:
     """ODAM as published (Zhao and Chan, ICLR 2023)."""
-    return GradientMethod.of(cam.odam, settings)
+    return GradientMethod.of(cam.odam, settings, has_sign=True)
 
 
 @ODAM_METHOD_REGISTRY.register()
 def centred(settings: ExplainSettings) -> GradientMethod:
     """As ODAM, of what features are more than their mean."""
-    return GradientMethod.of(cam.centred, settings)
+    return GradientMethod.of(cam.centred, settings, has_sign=True)
 
 
 @ODAM_METHOD_REGISTRY.register()
@@ -147,19 +158,19 @@ def gradient_norm(settings: ExplainSettings) -> GradientMethod:
 @ODAM_METHOD_REGISTRY.register()
 def grad_cam(settings: ExplainSettings) -> GradientMethod:
     """Grad-CAM (Selvaraju et al., ICCV 2017)."""
-    return GradientMethod.of(cam.grad_cam, settings)
+    return GradientMethod.of(cam.grad_cam, settings, has_sign=True)
 
 
 @ODAM_METHOD_REGISTRY.register()
 def grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
     """Grad-CAM++ (Chattopadhay et al., WACV 2018)."""
-    return GradientMethod.of(cam.grad_cam_pp, settings)
+    return GradientMethod.of(cam.grad_cam_pp, settings, has_sign=True)
 
 
 @ODAM_METHOD_REGISTRY.register()
 def ss_grad_cam_pp(settings: ExplainSettings) -> GradientMethod:
     """Spatial Sensitive Grad-CAM++ (Yamauchi, CVPR workshops 2024)."""
-    return GradientMethod.of(cam.ss_grad_cam_pp, settings)
+    return GradientMethod.of(cam.ss_grad_cam_pp, settings, has_sign=True)
 
 
 @ODAM_METHOD_REGISTRY.register()

@@ -37,12 +37,13 @@ class IntegratedGradients(Method):
 
     Attributes:
         steps: in the middle of as many equal parts of the way.
-        smoothing_sigma, max_bytes: as for :class:`GradientMethod`.
+        smoothing_sigma, max_bytes, signed: as for :class:`GradientMethod`.
     """
 
     steps: int = 8
     smoothing_sigma: float = 0.0
     max_bytes: int = 2**26
+    signed: bool = False
 
     def check(self, adapter: Adapter, targets: Targets) -> None:
         if isinstance(adapter, OutputsAdapter):
@@ -62,7 +63,8 @@ class IntegratedGradients(Method):
         exponents = torch.stack([maps.exponents for maps in steps]).amax(dim=0)
         values = torch.stack([_at_exponents(maps, exponents) for maps in steps]).mean(dim=0)
         saturated = torch.stack([maps.saturated for maps in steps]).all(dim=0)
-        return targets.maps(values.relu_(), exponents, saturated, **geometry)
+        values = values if self.signed else values.relu_()
+        return targets.maps(values, exponents, saturated, signed=self.signed, **geometry)
 
     def _step(self, adapter: HeadAdapter, trace: Trace, targets: Targets, step: int) -> HeadMaps:
         share = (step + 0.5) / self.steps
@@ -88,5 +90,8 @@ def integrated_gradients(settings: ExplainSettings) -> IntegratedGradients:
             f"{settings.argument('method')} 'integrated_gradients' makes maps on what the head "
             f"reads; leave {settings.argument('layer')} empty"
         )
-    sigma, max_bytes = settings.smoothing_sigma, settings.max_bytes
-    return IntegratedGradients(smoothing_sigma=sigma, max_bytes=max_bytes)
+    return IntegratedGradients(
+        smoothing_sigma=settings.smoothing_sigma,
+        max_bytes=settings.max_bytes,
+        signed=settings.signed,
+    )

@@ -41,7 +41,7 @@ class OutputMaps:
     Maps of all values of a batch.
 
     Attributes:
-        values: (N, T, h, w), on the whole layer.
+        values: (N, T, h, w), on the whole layer, with their sign if that was asked for.
         fields: the other fields of ``OdamMaps``.
         counts: instances of each image, N in sum.
     """
@@ -60,6 +60,8 @@ def output_maps(
     rule: Rule,
     sigma: float,
     max_bytes: int,
+    *,
+    signed: bool = False,
 ) -> OutputMaps:
     """
     Heat maps of what a function computes from a layer's output, or from the images.
@@ -74,6 +76,7 @@ def output_maps(
         rule: from gradients and features to maps, see :mod:`odam_d2.core.cam`.
         sigma: standard deviation of the Gaussian Phi, in cells of the layer.
         max_bytes: bound on temporary tensors.
+        signed: leave out the ReLU.
 
     Raises:
         InputError: the layer is wrong, ``outputs`` does not return what it should, or an instance
@@ -107,7 +110,7 @@ def output_maps(
     sizes = [(int(h), int(w)) for h, w in (x["image"].shape[-2:] for x in batched_inputs)]
     rule = rule_at(rule, found.stride)
     with torch.autocast(device.type, enabled=False):
-        maps, reached = _maps(together, found.feature, image, rule, sigma, max_bytes)
+        maps, reached = _maps(together, found.feature, image, rule, sigma, max_bytes, signed)
     saturated = ~reached & _are_saturated(together.detach(), targets)
     check_reached(reached | saturated, image.tolist(), where)
     geometry = image_geometry(image, sizes, maps, found.stride)
@@ -192,7 +195,13 @@ def _checked(returned: Any, batched_inputs: list[dict], targets: Sequence[str]) 
 
 
 def _maps(
-    values: Tensor, feature: Tensor, image: Tensor, rule: Rule, sigma: float, max_bytes: int
+    values: Tensor,
+    feature: Tensor,
+    image: Tensor,
+    rule: Rule,
+    sigma: float,
+    max_bytes: int,
+    signed: bool,
 ) -> tuple[Tensor, Tensor]:
     """
     Args:
@@ -212,7 +221,7 @@ def _maps(
         return rule(gradient, of_feature)
 
     maps = [
-        gradient_heat_maps(column, feature, image, sigma, max_bytes=max_bytes, rule=recorded)
+        gradient_heat_maps(column, feature, image, sigma, signed, max_bytes, recorded)
         for column in columns
     ]
     return torch.stack(maps, dim=1), torch.cat(reached).view(len(columns), -1).t()

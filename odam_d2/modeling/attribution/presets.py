@@ -39,9 +39,11 @@ class ByTarget(Method):
 
     Attributes:
         max_bytes: bound on temporary tensors.
+        signed: whether maps keep their sign.
     """
 
     max_bytes: int = 2**26
+    signed: bool = False
 
     def algorithm(self, adapter: Adapter) -> str:
         methods = self._others(adapter), self._sides(adapter)
@@ -52,14 +54,14 @@ class ByTarget(Method):
 
     def _others(self, adapter: Adapter) -> Method:
         if isinstance(adapter, HeadAdapter):
-            return IntegratedGradients(max_bytes=self.max_bytes)
-        return GradientMethod(cam.centred, max_bytes=self.max_bytes)
+            return IntegratedGradients(max_bytes=self.max_bytes, signed=self.signed)
+        return GradientMethod(cam.centred, max_bytes=self.max_bytes, signed=self.signed)
 
     def _sides(self, adapter: Adapter) -> Method:
         layer = ""
         if isinstance(adapter, HeadAdapter) and isinstance(adapter.model.backbone, Backbone):
             layer = finest_layer(adapter.model.backbone)
-        return GradientMethod(cam.centred, layer, _SIDES_SIGMA, self.max_bytes)
+        return GradientMethod(cam.centred, layer, _SIDES_SIGMA, self.max_bytes, self.signed)
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         sides = [target for target in targets if isinstance(target, Side)]
@@ -109,7 +111,8 @@ def _on_one_grid(
     )
     image = torch.zeros(len(values), dtype=torch.int64, device=values.device)
     geometry = image_geometry(image, [size], values, stride)
-    return targets.maps(values, saturated=saturated, **geometry)
+    signed = parts[0].signed
+    return targets.maps(values, saturated=saturated, signed=signed, **geometry)
 
 
 @ODAM_PRESET_REGISTRY.register()
@@ -126,4 +129,4 @@ def gradient(settings: ExplainSettings) -> ByTarget:
             f"{settings.argument('preset')} 'gradient' smooths its maps by itself; leave "
             f"{settings.argument('smoothing_sigma')} at 0"
         )
-    return ByTarget(settings.max_bytes)
+    return ByTarget(settings.max_bytes, settings.signed)

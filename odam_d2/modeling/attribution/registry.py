@@ -36,7 +36,15 @@ method and a layer. Entries are as those of :data:`ODAM_METHOD_REGISTRY`.
 
 
 class Method(ABC):
-    """Makes the maps of detections. Methods are plain data: equal ones make equal maps."""
+    """
+    Makes the maps of detections. Methods are plain data: equal ones make equal maps.
+
+    Attributes:
+        signed: whether maps keep their sign, below zero for what speaks against a decision. A
+            method that can have such a field; of all others, signed maps are refused.
+    """
+
+    signed: bool = False
 
     @abstractmethod
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:

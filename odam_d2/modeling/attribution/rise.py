@@ -42,9 +42,15 @@ __all__ = ["Rise"]
 
 @dataclass(frozen=True)
 class Rise(Method):
-    """The method."""
+    """
+    The method.
+
+    Attributes:
+        signed: keep what is higher where a place is hidden, too.
+    """
 
     settings: RiseSettings = field(default_factory=RiseSettings)
+    signed: bool = False
 
     def algorithm(self, adapter: Adapter) -> str:
         return "masked images"
@@ -57,7 +63,9 @@ class Rise(Method):
 
     def _maps(self, adapter: Adapter, readers: list[Reader], targets: Targets) -> OdamMaps:
         detector = {"model": adapter.model, "norm_statistics": adapter.norm_statistics}
-        found = [_maps_of(reader, targets, self.settings, detector) for reader in readers]
+        found = [
+            _maps_of(reader, targets, self.settings, detector, self.signed) for reader in readers
+        ]
         return OdamMaps.cat([maps for of_reader in found for maps in of_reader])
 
 
@@ -65,7 +73,7 @@ class Rise(Method):
 def rise(settings: ExplainSettings) -> Rise:
     """RISE (Petsiuk et al., BMVC 2018), read where each detection was."""
     refuse(settings, "RISE", {"smoothing_sigma": 0, "layer": ""})
-    return Rise(settings.rise)
+    return Rise(settings.rise, settings.signed)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class _Picture:
             targets: the T.
 
         Returns:
-            (N, T, h, w), on cells of :data:`STRIDE` pixels.
+            (N, T, h, w), on cells of :data:`STRIDE` pixels, with their sign.
         """
         count, size = len(values), self.settings.batch_size
         batches = (range(start, min(start + size, count)) for start in range(0, count, size))
@@ -134,11 +142,11 @@ class _Picture:
                 (~sides, self.settings.smoothing),
             ):
                 maps[chosen] = smooth(maps[chosen], sigma * length)
-        return found.relu_()
+        return found
 
 
 def _maps_of(
-    reader: Reader, targets: Targets, settings: RiseSettings, detector: object
+    reader: Reader, targets: Targets, settings: RiseSettings, detector: object, signed: bool
 ) -> list[OdamMaps]:
     """The maps of each image's detections."""
     pictures = [
@@ -152,9 +160,10 @@ def _maps_of(
     for picture, of_image, boxes in of_images:
         if len(boxes):
             maps = picture.maps(of_image, boxes, targets)
+            maps = maps if signed else maps.relu_()
             of_image = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
             geometry = image_geometry(of_image, [picture.size], maps, STRIDE)
-            found.append(targets.maps(maps, **geometry))
+            found.append(targets.maps(maps, signed=signed, **geometry))
     return found
 
 

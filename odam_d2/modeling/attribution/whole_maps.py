@@ -34,6 +34,8 @@ def whole_maps(
     sigma: float,
     max_bytes: int,
     rule: Rule,
+    *,
+    signed: bool = False,
 ) -> OdamMaps:
     """Maps on a layer of the backbone, or without one on the network's input."""
     adapter.check_rerun(trace)
@@ -57,9 +59,10 @@ def whole_maps(
     rule = rule_at(rule, found.stride)
     values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule, cut)
     _check_read(values, features, found.leaf, trace, where)
-    maps = HeadMaps.of(values.relu_(), trace.image, scalars, decisions)
+    values = values if signed else values.relu_()
+    maps = HeadMaps.of(values, trace.image, scalars, decisions)
     geometry = whole_geometry(trace, values, found.stride)
-    return targets.maps(maps.values, maps.exponents, maps.saturated, **geometry)
+    return targets.maps(values, maps.exponents, maps.saturated, signed=signed, **geometry)
 
 
 def _check_read(
