@@ -232,11 +232,13 @@ def _test_keys() -> CN:
     # MR^-2, JI by the public protocol of CrowdHuman, and the recall of overlapped objects),
     # "explanation" (how good the heat maps of MODEL.ODAM are; needs its TARGETS), "known_causes"
     # (whether they point at the parts that decide; CrowdShapes only), "causal_recovery" (whether
-    # removing what they point at changes what the detector says).
+    # removing what they point at changes what the detector says), "sanity_checks" (whether they
+    # change when what the detector has learned is taken from it).
     test.EVALUATORS = []
 
     test.EXPLANATION = _explanation_keys()
     test.CAUSAL_RECOVERY = _causal_recovery_keys()
+    test.SANITY_CHECKS = _sanity_check_keys()
     return test
 
 
@@ -272,6 +274,31 @@ def _causal_recovery_keys() -> CN:
     # Of random places, and of the order of equal pixels.
     recovery.SEED = 0
     return recovery
+
+
+def _sanity_check_keys() -> CN:
+    """The evaluator "sanity_checks"."""
+    sanity = CN()
+
+    # Which detections, as for "causal_recovery".
+    sanity.SCORE_THRESH = 0.1
+    sanity.IOU_THRESH = 0.5
+    sanity.PER_IMAGE = -1
+
+    # How layers are randomised one after the other, from the top down: "cascading" (each together
+    # with all above it), "independent" (each alone). Each costs maps of the image for each of some
+    # ten layers. All layers together are randomised anyway: [] costs once the maps of the image
+    # for that, and once for the same places of another image.
+    sanity.ORDERS = ["cascading", "independent"]
+
+    # Of the random parameters.
+    sanity.SEED = 0
+
+    # Checkpoints of the same architecture to compare with, "" is none: of another training, and of
+    # one on random labels.
+    sanity.OTHER_WEIGHTS = ""
+    sanity.RANDOM_LABELS = ""
+    return sanity
 
 
 def _explanation_keys() -> CN:

@@ -3,7 +3,8 @@
 How good are the heat maps of a detector? Evaluates those of one or more methods on the same
 detections of every data set in DATASETS.TEST (docs/evaluation.md). On CrowdShapes, where causes are
 known, it also tells whether the maps point at them. With the evaluator "causal_recovery" it removes
-what they point at, and asks the detector again. Interrupt it whenever you like, the same command
+what they point at, and asks the detector again; with "sanity_checks" it explains copies of the
+detector that have forgotten what they learned. Interrupt it whenever you like, the same command
 goes on.
 
     tools/evaluate_explanations.py \\
@@ -34,6 +35,8 @@ from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
 from odam_d2.modeling.attribution import method_names
+
+_TABLES = ("methods", "causal_recovery", "sanity_checks")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -84,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     for name, by_method in results.items():
         for found in by_method.values():
             print_csv_format(found)
-        tables = [output / name / f"{kind}.md" for kind in ("methods", "causal_recovery")]
+        tables = [output / name / f"{kind}.md" for kind in _TABLES]
         print(f"\n{name}\n", *(path.read_text() for path in tables if path.exists()), sep="\n")
     # One method by itself as ever: {dataset: {task: {metric: value}}}.
     content = (

@@ -10,6 +10,7 @@ Shape shorthand: N maps; H, W: pixels of the image. Maps are not negative.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "mask_iou",
     "object_discrimination_index",
     "pointing_game",
+    "ssim",
     "unit_range",
 ]
 
@@ -139,6 +141,39 @@ def gini(heat: Tensor) -> Tensor:
     total = values.sum(dim=1)
     index = 1 - 2 / count * (values @ rank) / total
     return torch.where(total > 0, index.clamp(min=0), 0.0)
+
+
+# Of Wang et al.: the window's radius and standard deviation, in pixels, and what keeps flat windows
+# from dividing by zero, for values of [0, 1].
+_RADIUS, _SIGMA = 5, 1.5
+_FLAT = (0.01**2, 0.03**2)
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """
+    Structural similarity of two maps (Wang et al., "Image Quality Assessment: From Error Visibility
+    to Structural Similarity", 2004): means, spreads and correlation in Gaussian windows.
+
+    Args:
+        first, second: (N, H, W), in [0, 1].
+
+    Returns:
+        (N,): 1 for equal maps; the mean over all windows, of which those over the border have the
+        pixels inside only.
+    """
+    stacked = torch.stack([first, second, first**2, second**2, first * second], dim=1).double()
+    kernel = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64, device=stacked.device)
+    kernel = torch.exp(-0.5 * (kernel / _SIGMA) ** 2)
+    sums = torch.cat([stacked, torch.ones_like(stacked[:, :1])], dim=1)
+    for shape in ((-1, 1), (1, -1)):
+        weight = kernel.view(1, 1, *shape).repeat(6, 1, 1, 1)
+        padding = [(side - 1) // 2 for side in weight.shape[-2:]]
+        sums = F.conv2d(sums, weight, padding=padding, groups=6)
+    a, b, aa, bb, ab = (sums[:, :5] / sums[:, 5:]).unbind(dim=1)
+    of_means = (2 * a * b + _FLAT[0]) / (a**2 + b**2 + _FLAT[0])
+    spread = (aa - a**2) + (bb - b**2)
+    of_structure = (2 * (ab - a * b) + _FLAT[1]) / (spread + _FLAT[1])
+    return (of_means * of_structure).mean(dim=(1, 2))
 
 
 def unit_range(heat: Tensor) -> Tensor:

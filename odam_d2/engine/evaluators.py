@@ -20,7 +20,12 @@ from odam_d2.evaluation import (
     ExplanationEvaluator,
     ExplanationProtocol,
     KnownCauseEvaluator,
+    SanityCheckEvaluator,
+    SanityCheckSettings,
 )
+from odam_d2.modeling.randomisation import own_copy
+
+from .weights import load_weights
 
 __all__ = [
     "build_evaluator",
@@ -28,6 +33,7 @@ __all__ = [
     "evaluated_use",
     "evaluates_maps",
     "evaluation_errors",
+    "other_detectors",
 ]
 
 
@@ -75,15 +81,41 @@ def _causal_recovery(
     )
 
 
+def _sanity_checks(
+    cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
+) -> DatasetEvaluator:
+    if model is None:
+        raise UserError("the evaluator 'sanity_checks' randomises a copy of the model; give it one")
+    return SanityCheckEvaluator(
+        dataset_name,
+        os.path.join(output_dir, "sanity_checks"),
+        SanityCheckSettings.from_config(cfg),
+        model=model,
+        others=other_detectors(cfg, model),
+    )
+
+
+def other_detectors(cfg: CfgNode, model: nn.Module) -> dict[str, nn.Module]:
+    """Copies of a detector with the other weights that its maps are to be compared with."""
+    found = {}
+    for name in ("OTHER_WEIGHTS", "RANDOM_LABELS"):
+        if path := cfg.TEST.ODAM.SANITY_CHECKS[name]:
+            other = own_copy(model)
+            load_weights(other, path, f"TEST.ODAM.SANITY_CHECKS.{name}")
+            found[name.lower()] = other
+    return found
+
+
 _MORE: dict[str, Callable[..., DatasetEvaluator]] = {
     "causal_recovery": _causal_recovery,
     "crowd": _crowd,
     "explanation": _explanation,
     "known_causes": _known_causes,
+    "sanity_checks": _sanity_checks,
 }
 """Evaluators by their names in ``TEST.ODAM.EVALUATORS``."""
 
-_OF_MAPS = {"causal_recovery", "explanation", "known_causes"}
+_OF_MAPS = {"causal_recovery", "explanation", "known_causes", "sanity_checks"}
 
 
 def evaluates_maps(cfg: CfgNode) -> bool:
@@ -120,6 +152,8 @@ def check_evaluators(cfg: CfgNode) -> None:
         ExplanationProtocol.from_config(cfg)
     if "causal_recovery" in names:
         CausalRecoverySettings.from_config(cfg)
+    if "sanity_checks" in names:
+        SanityCheckSettings.from_config(cfg)
     if evaluates_maps(cfg) and not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 

@@ -26,10 +26,13 @@ from odam_d2.evaluation import (
     ExplanationEvaluator,
     ExplanationProtocol,
     KnownCauseEvaluator,
+    SanityCheckEvaluator,
+    SanityCheckSettings,
 )
 from odam_d2.evaluation.explanation_files import compare_methods
 from odam_d2.evaluation.known_causes import has_known_causes
 from odam_d2.evaluation.recovery_files import compare_recovery
+from odam_d2.evaluation.sanity_files import compare_sanity
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.attribution import method_names, preset_names
 from odam_d2.modeling.mask_settings import MaskSettings
@@ -37,7 +40,7 @@ from odam_d2.modeling.settings import METHOD_SETTINGS, ExplainSettings, RiseSett
 
 from .building import building_errors
 from .checks import check_classes, check_dataset
-from .evaluators import check_evaluators
+from .evaluators import check_evaluators, other_detectors
 from .setup import merge_opts
 from .weights import load_weights
 
@@ -59,6 +62,11 @@ _OF_MAPS = tuple(
         "NORM_STATISTICS",
         *(kind.NODE for kind in METHOD_SETTINGS.values()),
     )
+)
+
+# What evaluators of their own tell by themselves, the first of them aside.
+_OF_EVALUATORS = tuple(
+    f"TEST.ODAM.{node}" for node in ("EXPLANATION", "CAUSAL_RECOVERY", "SANITY_CHECKS")
 )
 
 # Settings of methods, and of presets that are such a method.
@@ -97,9 +105,10 @@ def evaluate_methods(
         for of_method in settings.values():
             check_classes(model, name, of_method)
     load_weights(model, cfg.MODEL.WEIGHTS)
+    others = other_detectors(cfg, model) if "sanity_checks" in cfg.TEST.ODAM.EVALUATORS else {}
     results: dict[str, dict[str, dict]] = {}
     for name in cfg.DATASETS.TEST:
-        results[name], rows, effects = {}, {}, {}
+        results[name], rows, effects, similarities = {}, {}, {}, {}
         for method in methods:
             model.odam = settings[method]
             images = [entry["image_id"] for entry in DatasetCatalog.get(name)[:num_images]]
@@ -107,14 +116,21 @@ def evaluate_methods(
             evaluators = _evaluators(configs[method], name, folder, model, images)
             if "causal_recovery" in cfg.TEST.ODAM.EVALUATORS:
                 evaluators.append(_recovery(cfg, configs[method], name, folder, model, images))
+            if "sanity_checks" in cfg.TEST.ODAM.EVALUATORS:
+                evaluators.append(_sanity(configs[method], name, folder, model, images, others))
             results[name][method] = _evaluate(cfg, name, method, model, evaluators, num_images)
             rows[method] = evaluators[0].rows
-            if getattr(evaluators[-1], "effects", None):  # of the process that has them all
-                effects[method] = evaluators[-1].effects
+            for evaluator in evaluators:  # of the process that has them all
+                if getattr(evaluator, "effects", None):
+                    effects[method] = evaluator.effects
+                if getattr(evaluator, "similarities", None):
+                    similarities[method] = evaluator.similarities
         if comm.is_main_process():
             compare_methods(output / name, results[name], rows)
             if effects:
                 compare_recovery(output / name, effects)
+            if similarities:
+                compare_sanity(output / name, similarities)
     return results
 
 
@@ -159,7 +175,7 @@ def _recovery(
 ) -> CausalRecoveryEvaluator:
     """Of one method; what does not depend on maps is shared by all, and depends on ``base``."""
     settings = ExplainSettings.from_config(cfg)
-    others = ("TEST.ODAM.EXPLANATION", "TEST.ODAM.CAUSAL_RECOVERY")  # the latter tells by itself
+    others = _OF_EVALUATORS  # causal recovery tells by itself
     return CausalRecoveryEvaluator(
         name,
         str(folder / "causal_recovery"),
@@ -174,9 +190,30 @@ def _recovery(
     )
 
 
+def _sanity(
+    cfg: CfgNode,
+    name: str,
+    folder: Path,
+    model: nn.Module,
+    images: list,
+    others: dict[str, nn.Module],
+) -> SanityCheckEvaluator:
+    """Of one method."""
+    return SanityCheckEvaluator(
+        name,
+        str(folder / "sanity_checks"),
+        SanityCheckSettings.from_config(cfg),
+        model=model,
+        others=others,
+        resume=True,
+        fingerprint=_fingerprint(cfg, ExplainSettings.from_config(cfg), *_OF_EVALUATORS),
+        images=images,
+    )
+
+
 def _evaluators(cfg: CfgNode, name: str, folder: Path, model: nn.Module, images: list) -> list:
     settings = ExplainSettings.from_config(cfg)
-    fingerprint = _fingerprint(cfg, settings, "TEST.ODAM.CAUSAL_RECOVERY")
+    fingerprint = _fingerprint(cfg, settings, *_OF_EVALUATORS[1:])
     found: list = [
         ExplanationEvaluator(
             name,

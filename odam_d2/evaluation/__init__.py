@@ -5,6 +5,7 @@ from .causal_recovery import CausalRecoveryEvaluator
 from .crowd import CrowdEvaluator, crowd_metrics
 from .explanation import ExplanationEvaluator, ExplanationProtocol
 from .known_causes import KnownCauseEvaluator
+from .sanity_checks import SanityCheckEvaluator, SanityCheckSettings
 
 __all__ = [
     "CausalRecoveryEvaluator",
@@ -13,5 +14,7 @@ __all__ = [
     "ExplanationEvaluator",
     "ExplanationProtocol",
     "KnownCauseEvaluator",
+    "SanityCheckEvaluator",
+    "SanityCheckSettings",
     "crowd_metrics",
 ]

@@ -9,22 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pycocotools.mask as mask_utils
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
-from odam_d2.data.pictures import read_picture
 from odam_d2.fingerprint import describe, entry_key
 from odam_d2.modeling.rereading import Rereading, rereading
 
 from .causal_effects import CausalEffects, CausalRecoverySettings, ExplainedObject
-from .known_causes import has_known_causes, match_to_objects
+from .found_objects import found_objects, next_entries, picture_at
+from .known_causes import has_known_causes
 from .recovery import Effects, summarize
 from .recovery_files import write_recovery
 from .regions import object_boxes, true_objects
@@ -78,6 +76,7 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         entries = DatasetCatalog.get(dataset_name)
         self._images = {x["image_id"]: x for x in entries}
+        self._next = next_entries(self._images)
         self._numbers = {image_id: number for number, image_id in enumerate(self._images)}
         self._parts_known = has_known_causes(dataset_name)
         if "other" in self.settings.fills and len(entries) < 2:
@@ -86,7 +85,8 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
                 "needs two"
             )
         keys = {
-            image_id: f"{self._numbers[image_id]} {entry_key(entry)} {entry_key(self._next(entry))}"
+            image_id: f"{self._numbers[image_id]} {entry_key(entry)} "
+            f"{entry_key(self._next[image_id])}"
             for image_id, entry in self._images.items()
         }
         asked = {"dataset": dataset_name, "causal_recovery": describe(asdict(self.settings))}
@@ -130,11 +130,6 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
             write_recovery(Path(self._output_dir), self.effects)
         return {"causal_recovery": summarize(self.effects)}
 
-    def _next(self, entry: dict) -> dict:
-        """The entry after another one, in a circle."""
-        ids = list(self._images)
-        return self._images[ids[(self._numbers[entry["image_id"]] + 1) % len(ids)]]
-
     def _process(self, given: dict, found: Instances) -> None:
         image_id = given["image_id"]
         mine = [name for name in found.odam_maps.targets if name != "combined"]
@@ -142,7 +137,9 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         names = list(dict.fromkeys([*mine, *for_all]))
         rows: list[dict] = []
         references: list[dict] = []
-        pairs = self._pairs(self._images[image_id], found)
+        which = self.settings
+        limits = (which.score_thresh, which.iou_thresh, which.per_image)
+        pairs = found_objects(self._images[image_id], found, *limits)
         if pairs:
             removal = Removal(given["image"], self._other(given))
             how = getattr(self._model, "odam", None)
@@ -156,25 +153,6 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         for files, content in ((self._rows, rows), (self._references, references)):
             if image_id not in files.by_image:
                 files.add(image_id, content)
-
-    def _pairs(self, entry: dict, found: Instances) -> list[tuple[int, int]]:
-        """(detection, object) of those that are evaluated."""
-        chosen = (found.scores > self.settings.score_thresh).nonzero().squeeze(1)
-        names = ("pred_boxes", "scores", "pred_classes")
-        fields = {name: found.get(name)[chosen].to("cpu") for name in names}
-        objects = true_objects(entry)
-        pairs = match_to_objects(
-            Instances(found.image_size, **fields),
-            Boxes(object_boxes(objects)),
-            torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
-            self.settings.iou_thresh,
-        )
-        pairs = [
-            (int(chosen[detection]), number)
-            for detection, number in pairs
-            if _is_visible(objects[number])
-        ]
-        return pairs if self.settings.per_image < 0 else pairs[: self.settings.per_image]
 
     def _objects(
         self,
@@ -213,15 +191,5 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
         """The next image of the data set, at the size of this one."""
         if "other" not in self.settings.fills:
             return None
-        picture = read_picture(self._next(self._images[given["image_id"]])["file_name"])
-        if getattr(self._model, "input_format", "BGR") == "BGR":
-            picture = picture[:, :, ::-1]
-        height, width = given["image"].shape[-2:]
-        resized = cv2.resize(np.ascontiguousarray(picture), (width, height))
-        return torch.as_tensor(resized).permute(2, 0, 1)
-
-
-def _is_visible(annotation: dict) -> bool:
-    """Whether nothing hides an object or the part that decides its class, where that is told."""
-    visibility = annotation.get("visibility", {})
-    return all(visibility.get(what, 1) == 1 for what in ("object", "class"))
+        size = tuple(given["image"].shape[-2:])
+        return picture_at(self._next[given["image_id"]], size, self._model)

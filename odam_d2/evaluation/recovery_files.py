@@ -17,7 +17,7 @@ from odam_d2.files import whole_file, write_json, write_text
 from .explanation_files import COLORS
 from .recovery import COMPARED, READINGS, Effects, compare, results
 
-__all__ = ["compare_recovery", "write_recovery"]
+__all__ = ["compare_recovery", "markdown", "write_recovery"]
 
 _WORDS = {
     "place": "At the same anchor or proposal",
@@ -63,7 +63,8 @@ def _cell(found: Mapping | None, *, sign: bool = False, interval: bool = True) -
     return f"**{text}**" if sign and found["low"] > 0 else text
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
@@ -132,7 +133,7 @@ def _main(found: Mapping[str, Mapping], reading: str, groups: Sequence[str], fil
     means = [_any(found, "causes", reading, group).get(fill) for group in groups]
     line = [part for mean in means for part in ("" if mean is None else f"{mean:.2f}", *gap)]
     lines.append(["the effect itself (probability, px)", *line, ""])
-    return _table([*head, "objects"], lines)
+    return markdown([*head, "objects"], lines)
 
 
 def _any(found: Mapping[str, Mapping], key: str, reading: str, group: str) -> Mapping:
@@ -155,7 +156,7 @@ def _by(found: Mapping[str, Mapping], key: str, group: str) -> str:
                    for reading in READINGS for name in names)]
         for method, of_method in found.items()
     ]  # fmt: skip
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def _against(found: Mapping[str, Mapping], groups: Sequence[str], fill: str) -> str:
@@ -176,7 +177,7 @@ def _others(found: Mapping[str, Mapping], fills: Sequence[str]) -> str:
         [name, *(f"{by[fill][edit]:.0f}" if edit in by[fill] else "" for fill in fills)]
         for name, by, edit in rows
     ]
-    return _table(["method", *fills], lines)
+    return markdown(["method", *fills], lines)
 
 
 def _plot(found: Mapping[str, Mapping], path: Path) -> None:

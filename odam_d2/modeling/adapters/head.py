@@ -194,6 +194,18 @@ class HeadAdapter(Adapter):
         """
         return replace(trace, features=features, instances=None)
 
+    def take_over(self, trace: Trace, images: Tensor | None = None) -> Trace:
+        """
+        The places of a trace of another detector of the same architecture, as this one reads them.
+
+        Args:
+            images: in the place of the trace's, of the same shape; None for these.
+        """
+        images = trace.images if images is None else images
+        features = self.features(images)
+        there = self.read_again(replace(trace, images=images), features)
+        return replace(there, backbone=None, versions=versions(features), detect=None)
+
     def in_full_precision(self) -> HeadAdapter:
         return type(self)(full_precision_copy(self.original), self.norm_statistics)
 

@@ -6,7 +6,7 @@ better than these has not shown that it looks at anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class PositionMethod(Method):
 
     spread: float
     at_sides: bool = False
+    asks_detector: ClassVar[bool] = False
 
     def algorithm(self, adapter: Adapter) -> str:
         return "position"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from fvcore.common.registry import Registry
 
@@ -42,9 +42,11 @@ class Method(ABC):
     Attributes:
         signed: whether maps keep their sign, below zero for what speaks against a decision. A
             method that can have such a field; of all others, signed maps are refused.
+        asks_detector: whether maps are of more than the detections' boxes.
     """
 
     signed: bool = False
+    asks_detector: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
