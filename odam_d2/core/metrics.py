@@ -161,10 +161,10 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         (N,): 1 for equal maps; the mean over all windows, of which those over the border have the
         pixels inside only.
     """
-    stacked = torch.stack([first, second, first**2, second**2, first * second], dim=1).double()
-    kernel = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64, device=stacked.device)
+    a, b = first.double(), second.double()
+    kernel = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64, device=a.device)
     kernel = torch.exp(-0.5 * (kernel / _SIGMA) ** 2)
-    sums = torch.cat([stacked, torch.ones_like(stacked[:, :1])], dim=1)
+    sums = torch.stack([a, b, a * a, b * b, a * b, torch.ones_like(a)], dim=1)
     for shape in ((-1, 1), (1, -1)):
         weight = kernel.view(1, 1, *shape).repeat(6, 1, 1, 1)
         padding = [(side - 1) // 2 for side in weight.shape[-2:]]

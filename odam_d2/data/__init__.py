@@ -4,8 +4,11 @@ registered by :func:`register_datasets`.
 """
 
 from .builtin import register_datasets
-from .crowdshapes import register_crowdshapes
+from .crowdshapes import SPLITS, register_crowdshapes
+from .random_labels import register_random_labels
 
-__all__ = ["register_datasets"]
+__all__ = ["register_datasets", "register_random_labels"]
 
 register_crowdshapes()
+for _name in SPLITS:
+    register_random_labels(_name)

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from torch import nn
 
+from odam_d2.core.ranges import check_text
 from odam_d2.data.checks import DatasetUse
 from odam_d2.errors import UserError, one_line
 from odam_d2.evaluation import (
@@ -81,6 +82,9 @@ def _causal_recovery(
     )
 
 
+_OTHERS = ("OTHER_WEIGHTS", "RANDOM_LABELS")  # keys of TEST.ODAM.SANITY_CHECKS
+
+
 def _sanity_checks(
     cfg: CfgNode, dataset_name: str, output_dir: str, model: nn.Module | None
 ) -> DatasetEvaluator:
@@ -98,7 +102,7 @@ def _sanity_checks(
 def other_detectors(cfg: CfgNode, model: nn.Module) -> dict[str, nn.Module]:
     """Copies of a detector with the other weights that its maps are to be compared with."""
     found = {}
-    for name in ("OTHER_WEIGHTS", "RANDOM_LABELS"):
+    for name in _OTHERS:
         if path := cfg.TEST.ODAM.SANITY_CHECKS[name]:
             other = own_copy(model)
             load_weights(other, path, f"TEST.ODAM.SANITY_CHECKS.{name}")
@@ -154,6 +158,9 @@ def check_evaluators(cfg: CfgNode) -> None:
         CausalRecoverySettings.from_config(cfg)
     if "sanity_checks" in names:
         SanityCheckSettings.from_config(cfg)
+        for name in _OTHERS:
+            key = f"TEST.ODAM.SANITY_CHECKS.{name}"
+            check_text(key, cfg.TEST.ODAM.SANITY_CHECKS[name])
     if evaluates_maps(cfg) and not cfg.MODEL.ODAM.TARGETS:
         raise UserError("MODEL.ODAM.TARGETS is empty: there would be no maps to evaluate")
 

@@ -1,7 +1,7 @@
 """
-Do maps depend on what the detector has learned? The parameters of a copy are randomised, and the
-same decisions are explained again (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS
-2018): a map that stays as it was shows the image, or the place, and not the detector.
+Do maps depend on what the detector has learned? Parameters of a copy are randomised, and the same
+decisions explained again (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018): a map
+that stays as it was shows the image, or the place.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.heatmap import normalize
-from odam_d2.core.metrics import ssim
 from odam_d2.core.ranges import check_number, check_one_of
 from odam_d2.fingerprint import describe, digest, entry_key
 from odam_d2.modeling.adapters.base import build_adapter
 from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.modeling.mask_settings import MaskSettings
 from odam_d2.modeling.randomisation import (
     Layer,
     layers_top_down,
@@ -45,6 +42,7 @@ from odam_d2.modeling.targets import Classes, Targets
 from odam_d2.structures import OdamMaps
 
 from .found_objects import found_objects, next_entries, picture_at
+from .map_similarity import maps_in_boxes, similarity
 from .rows import RowFiles
 from .sanity_files import write_sanity
 from .sanity_results import CASCADING, INDEPENDENT, OTHER_IMAGE, Similarities, summarize
@@ -53,9 +51,6 @@ __all__ = ["ORDERS", "SanityCheckEvaluator", "SanityCheckSettings"]
 
 ORDERS = (CASCADING, INDEPENDENT)
 """Each layer together with all above it, or by itself."""
-
-_GRID = 32
-"""Samples along each side of a detection's box, in which maps are compared."""
 
 _MOST = 10**9
 
@@ -158,11 +153,7 @@ class SanityCheckEvaluator(DatasetEvaluator):
             keys,
             resume=resume,
         )
-        how = getattr(model, "odam", None) or ExplainSettings()
-        # What masks have read of each random detector would fill a disk.
-        self._how = dataclasses.replace(
-            how, rise=dataclasses.replace(how.rise, state_dir=""), targets=_single(how.targets)
-        )
+        self._how = _settings(getattr(model, "odam", None) or ExplainSettings())
         self.similarities: Similarities | None = None
 
     @cached_property
@@ -244,7 +235,7 @@ class SanityCheckEvaluator(DatasetEvaluator):
         """
         size = tuple(given["image"].shape[-2:])
         first = self._maps(self._model, trace, targets)
-        own = _in_boxes(first, boxes, size)
+        own = maps_in_boxes(first, boxes, size)
         asks = self._how.build_method().asks_detector
         states = list(self._states(given, size))
         for state in tqdm(states, "sanity checks", unit="detector", leave=False, disable=None):
@@ -254,12 +245,12 @@ class SanityCheckEvaluator(DatasetEvaluator):
             maps = first
             if asks:
                 maps = self._maps(state.model, trace, targets, state.image)
-            others = _in_boxes(maps, boxes, size)
+            others = maps_in_boxes(maps, boxes, size)
             for number, mine, other in zip(objects, own, others, strict=True):
                 for target, a, b in zip(first.targets, mine, other, strict=True):
                     if float(a.amax()) > float(a.amin()):  # else there is nothing to compare with
                         told = {"object": number, "target": target, **state.told}
-                        yield told | _similarity(a, b)
+                        yield told | similarity(a, b)
 
     def _states(self, given: dict, size: tuple[int, int]) -> Iterator[_State]:
         """All that is compared with in an image. Each is used before the next one is asked for."""
@@ -301,40 +292,15 @@ class SanityCheckEvaluator(DatasetEvaluator):
             return method(adapter, adapter.take_over(trace, images), targets)
 
 
-def _single(targets: Sequence[str]) -> tuple[str, ...]:
-    """Those that are not made of others."""
-    return tuple(name for name in targets if name != "combined")
-
-
-def _in_boxes(maps: OdamMaps, boxes: Tensor, size: tuple[int, int]) -> list[Tensor]:
+def _settings(how: ExplainSettings) -> ExplainSettings:
     """
-    Each detection's maps inside of its box, (T, 32, 32), with a maximum of 1.
-
-    Args:
-        boxes: (N, 4) in pixels of the image of this (height, width).
+    Without the target that is made of others; masks keep nothing of each of the many detectors.
     """
-    found = []
-    for number, box in enumerate(boxes.tolist()):
-        heat = maps[number].dense(*size)[0].detach().float().cpu()
-        (left, right), (top, bottom) = (
-            _pixels(box[axis], box[axis + 2], size[1 - axis]) for axis in (0, 1)
-        )
-        inside = F.adaptive_avg_pool2d(heat[:, top:bottom, left:right], _GRID)
-        found.append(normalize(torch.nan_to_num(inside, nan=0.0)[None])[0])
-    return found
-
-
-def _pixels(start: float, end: float, length: int) -> tuple[int, int]:
-    """First and last pixel, one at least, that a box touches along an axis."""
-    first = min(max(0, int(start)), length - 1)
-    return first, max(first + 1, min(length, -int(-end // 1)))
-
-
-def _similarity(first: Tensor, second: Tensor) -> dict[str, float]:
-    """
-    Of two maps (h, w) in [0, 1], the first of which is not flat: rank correlation, which is 0 with
-    a flat one, and structural similarity.
-    """
-    flat = float(second.amax()) == float(second.amin())
-    ranks = 0.0 if flat else spearmanr(first.flatten().numpy(), second.flatten().numpy()).statistic
-    return {"spearman": float(ranks), "ssim": float(ssim(first[None], second[None]))}
+    kept = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
+    of_masks: Any = {
+        name: dataclasses.replace(settings, state_dir="")
+        for name, settings in kept.items()
+        if isinstance(settings, MaskSettings)
+    }
+    targets = tuple(name for name in how.targets if name != "combined")
+    return dataclasses.replace(how, targets=targets, **of_masks)

@@ -109,11 +109,12 @@ class Similarities:
         keys = [k for k in columns[0] if k[2] in group and all(k in column for column in columns)]
         if not keys:
             return None
-        values = [torch.tensor([column[key][measure] for key in keys]) for column in columns]
+        first, *second = (torch.tensor([c[key][measure] for key in keys]) for c in columns)
         images, count = bootstrap.group_numbers([key[0] for key in keys])
         each = torch.ones(len(keys))
-        compare = bootstrap.ratio if len(values) == 1 else bootstrap.difference
-        return compare(*values, each, images, _weights(count))  # type: ignore[operator]
+        if second:
+            return bootstrap.difference(first, second[0], each, images, _weights(count))
+        return bootstrap.ratio(first, each, images, _weights(count))
 
     def verdict(self, group: Sequence[str]) -> str | None:
         """

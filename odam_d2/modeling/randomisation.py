@@ -23,6 +23,9 @@ __all__ = ["Layer", "layers_top_down", "own_copy", "randomised", "write_paramete
 _BOX_SIDES = [2.0**n for n in range(3, 12)]
 """Pixels; some box is read from each level of a pyramid."""
 
+_COARSEST = 128
+"""Pixels per cell of the coarsest map that a head reads; group norm of a single cell is refused."""
+
 
 class Layer(NamedTuple):
     """
@@ -122,7 +125,7 @@ def _stage(owner: str, modules: Mapping[str, nn.Module]) -> str:
 @torch.enable_grad()
 def _decided(adapter: HeadAdapter) -> Tensor:
     """All decisions on boxes of all sizes in an empty image, as one number."""
-    unit = max(adapter.model.backbone.size_divisibility, 32)
+    unit = max(adapter.model.backbone.size_divisibility, _COARSEST)
     size = (2 * unit, 3 * unit)
     like = next(adapter.model.parameters())
     images = like.new_zeros(1, 3, *size).requires_grad_()

@@ -166,3 +166,34 @@ def test_no_map_gives_no_figure():
     heat, mask = torch.zeros(0, 4, 6), torch.zeros(0, 4, 6, dtype=torch.bool)
     for name, value in fast(heat, mask, mask, mask, torch.zeros(0, 4), [0.5]).items():
         assert len(value) == 0, name
+
+
+def plain_ssim(a, b):
+    """Wang et al., with Gaussian windows of 11 x 11 that are cut off at the border."""
+    height, width = a.shape
+    total = 0.0
+    for y in range(height):
+        for x in range(width):
+            cells = [(v, u) for v in range(max(0, y - 5), min(height, y + 6))
+                     for u in range(max(0, x - 5), min(width, x + 6))]  # fmt: skip
+            weight = np.array([math.exp(-((v - y) ** 2 + (u - x) ** 2) / 4.5) for v, u in cells])
+            weight /= weight.sum()
+            p, q = (np.array([float(m[v, u]) for v, u in cells]) for m in (a, b))
+            mean_p, mean_q = weight @ p, weight @ q
+            var_p, var_q = weight @ (p - mean_p) ** 2, weight @ (q - mean_q) ** 2
+            both = weight @ ((p - mean_p) * (q - mean_q))
+            total += ((2 * mean_p * mean_q + 1e-4) * (2 * both + 9e-4)) / (
+                (mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4)
+            )
+    return total / (height * width)
+
+
+def test_structural_similarity_is_that_of_plain_loops():
+    a, b = torch.rand(2, 2, 7, 13, generator=torch.Generator().manual_seed(1))
+    b[1] = 0.7 * a[1] + 0.1
+    expected = [plain_ssim(x, y) for x, y in zip(a, b, strict=True)]
+    assert metrics.ssim(a, b).tolist() == pytest.approx(expected, rel=1e-9)
+    assert metrics.ssim(a, a).tolist() == pytest.approx([1, 1], abs=1e-12)
+    # Flat maps have no structure, and means of 0.5 and 1 alone.
+    flat = metrics.ssim(torch.full((1, 7, 13), 0.5), torch.ones(1, 7, 13))
+    assert flat.item() == pytest.approx((1 + 1e-4) / (1.25 + 1e-4))

@@ -51,6 +51,11 @@ ANYTHING = {
     "TEST.ODAM.CAUSAL_RECOVERY.SEED": [-1],
     "TEST.ODAM.CAUSAL_RECOVERY.PER_IMAGE": [-1],
     "TEST.ODAM.CAUSAL_RECOVERY.AREAS": [[], None],  # no curve
+    "TEST.ODAM.SANITY_CHECKS.SEED": [-1],
+    "TEST.ODAM.SANITY_CHECKS.PER_IMAGE": [-1],
+    "TEST.ODAM.SANITY_CHECKS.ORDERS": [[], None],  # all layers at once
+    "TEST.ODAM.SANITY_CHECKS.OTHER_WEIGHTS": ["no such thing"],  # refused when the model is there
+    "TEST.ODAM.SANITY_CHECKS.RANDOM_LABELS": ["no such thing"],
     "MODEL.FCOS.CENTER_SAMPLING_RADIUS": [1e308],
     "MODEL.FCOS.FOCAL_LOSS_ALPHA": [-1e308],
     "MODEL.FCOS.FOCAL_LOSS_GAMMA": [1e308],
@@ -71,7 +76,7 @@ def config() -> CfgNode:
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.ODAM.LOSS.NAME = "OdamTrainLoss"
-    cfg.TEST.ODAM.EVALUATORS = ["explanation", "causal_recovery"]
+    cfg.TEST.ODAM.EVALUATORS = ["explanation", "causal_recovery", "sanity_checks"]
     return cfg
 
 

@@ -74,6 +74,12 @@ TESTS = {
         "tests/evaluation/test_removal.py",
         "tests/evaluation/test_causal_recovery.py",
     ],
+    "odam_d2/evaluation/sanity*.py": ["tests/evaluation/test_sanity_checks.py"],
+    "odam_d2/evaluation/map_similarity.py": ["tests/evaluation/test_sanity_checks.py"],
+    "odam_d2/evaluation/found_objects.py": [
+        "tests/evaluation/test_causal_recovery.py",
+        "tests/evaluation/test_sanity_checks.py",
+    ],
     "odam_d2/evaluation/crowd*.py": [
         "tests/evaluation/test_crowd_protocol.py",
         "tests/evaluation/test_crowd_loops.py",
@@ -134,6 +140,7 @@ TESTS = {
         "tests/data/test_pictures.py",
         "tests/data/test_picture_mapper.py",
     ],
+    "odam_d2/data/random_labels.py": ["tests/data/test_random_labels.py"],
     "odam_d2/data/*": [
         "tests/data/test_registering.py",
         "tests/data/test_datasets.py",
@@ -287,6 +294,7 @@ TESTS = {
         "tests/modeling/test_precision.py::test_a_copy_in_full_precision_shares_what_it_can",
         "tests/modeling/test_precision.py::test_detections_of_a_model_in_half_precision",
     ],
+    "odam_d2/modeling/randomisation.py": ["tests/modeling/test_randomisation.py"],
     "odam_d2/modeling/settings.py": [
         "tests/modeling/test_arguments.py::test_settings_of_another_kind",
         "tests/modeling/test_settings.py",

@@ -200,6 +200,28 @@ def test_causal_recovery_of_methods_with_settings_of_their_own(tmp_path, monkeyp
     assert (tmp_path / NAME / "causal_references/rows_0.jsonl").is_file()
 
 
+def test_sanity_checks_with_another_checkpoint(tmp_path, monkeypatch, capsys):
+    """That of the detector itself, whose maps are the same."""
+    seen = run_images(monkeypatch)
+    sanity = "TEST.ODAM.SANITY_CHECKS."
+    weights = "odam://CrowdShapes/faster_rcnn_R_50_FPN_slim.pth"
+    opts = [*FAST, "TEST.ODAM.EVALUATORS", "['sanity_checks']", sanity + "PER_IMAGE", "1",
+            sanity + "ORDERS", "[]", sanity + "RANDOM_LABELS", weights]  # fmt: skip
+    arguments = ["--methods", "odam", "box_blob", "--num-images", "2"]
+    for _ in range(2):
+        assert evaluate(tmp_path, *arguments, opts=opts) == 0
+        assert seen == [2, 2]  # the second time nothing is left to do
+        table = (tmp_path / NAME / "sanity_checks.md").read_text()
+        assert table in capsys.readouterr().out
+    content = json.loads((tmp_path / NAME / "sanity_checks.json").read_text())
+    odam, blob = (content[name]["groups"]["class"] for name in ("odam", "box_blob"))
+    assert odam["spearman"]["random_labels"]["value"] == pytest.approx(1, abs=1e-4)
+    assert odam["spearman"]["cascading"][-1]["value"] < 0.8
+    assert blob["verdict"] == "fails: does not change"
+    assert evaluate(tmp_path, *arguments, opts=[*opts[:-1], str(tmp_path / "none.pth")]) == 1
+    assert "does not exist" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_d_rise_keeps_its_sums(tmp_path):
     opts = ["MODEL.ODAM.D_RISE.NUM_MASKS", "4", "TEST.ODAM.EXPLANATION.FAITHFULNESS.PER_IMAGE", "0"]
     assert evaluate(tmp_path, "--methods", "d_rise", "--num-images", "1", opts=opts) == 0
