@@ -43,7 +43,7 @@ def _pixels(start: float, end: float, length: int) -> tuple[int, int]:
 
 def similarity(first: Tensor, second: Tensor) -> dict[str, float]:
     """
-    Of two maps (h, w) in [0, 1], the first of which is not flat: rank correlation, which is 0 with
+    Of two maps (h, w) of a largest size of 1, the first of which is not flat: rank correlation, which is 0 with
     a flat one, and structural similarity.
     """
     flat = float(second.amax()) == float(second.amin())

@@ -166,7 +166,7 @@ def _against(found: Mapping[str, Mapping], groups: Sequence[str], fill: str) -> 
                    for reading in READINGS for group in groups)]
         for method, of_method in found.items()
     ]  # fmt: skip
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def _others(found: Mapping[str, Mapping], fills: Sequence[str]) -> str:
