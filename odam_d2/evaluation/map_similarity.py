@@ -43,8 +43,8 @@ def _pixels(start: float, end: float, length: int) -> tuple[int, int]:
 
 def similarity(first: Tensor, second: Tensor) -> dict[str, float]:
     """
-    Of two maps (h, w) of a largest size of 1, the first of which is not flat: rank correlation, which is 0 with
-    a flat one, and structural similarity.
+    Of two maps (h, w) of a largest size of 1, the first of which is not flat: rank correlation,
+    which is 0 with a flat one, and structural similarity.
     """
     flat = float(second.amax()) == float(second.amin())
     ranks = 0.0 if flat else spearmanr(first.flatten().numpy(), second.flatten().numpy()).statistic
