@@ -13,8 +13,9 @@ from .modeling import (
     explain_boxes,
     explain_outputs,
 )
-from .structures import OdamMaps
+from .structures import OdamMaps, load_instances, save_instances
 from .version import __version__
+from .visualization.drawing import draw, show_in_notebooks
 
 __all__ = [
     "ExplainSettings",
@@ -23,8 +24,13 @@ __all__ = [
     "__version__",
     "add_odam_config",
     "data",
+    "draw",
     "explain",
     "explain_boxes",
     "explain_outputs",
+    "load_instances",
     "model_zoo",
+    "save_instances",
 ]
+
+show_in_notebooks()

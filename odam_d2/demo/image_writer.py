@@ -9,10 +9,10 @@ import numpy as np
 from detectron2.structures import Instances
 
 from odam_d2.files import whole_folder, write_json, write_png
+from odam_d2.structures import save_instances
 from odam_d2.visualization.canvas import fit_canvas
 from odam_d2.visualization.contact_sheet import contact_sheet
 from odam_d2.visualization.discrimination import draw_groups
-from odam_d2.visualization.maps_file import save_maps
 from odam_d2.visualization.overlay import describe_target, draw_explanation
 from odam_d2.visualization.report import DetectionEntry, ImageEntry, OverlayEntry
 from odam_d2.visualization.suppressed import draw_suppressed
@@ -24,6 +24,9 @@ __all__ = ["LISTING", "write_image"]
 
 # A quarter smaller than OpenCV's default for contact sheets, and nearly as fast.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+# What is kept of a detection beside its maps: masks are as large as the image.
+_SAVED = ("pred_boxes", "scores", "pred_classes", "odam_maps")
 
 LISTING = "maps.json"
 """The file that tells a folder of ours from others."""
@@ -99,7 +102,8 @@ def _write_files(
         max_rows=len(instances), found=found,
     )  # fmt: skip
     write_png(os.path.join(path, entry.contact_sheet), sheet, _PNG)
-    save_maps(os.path.join(path, entry.maps), instances)
+    saved = {name: instances.get(name) for name in _SAVED}
+    save_instances(os.path.join(path, entry.maps), Instances(instances.image_size, **saved))
     write_json(os.path.join(path, LISTING), _listing(entry, instances), indent=1)
     return entry
 

@@ -18,7 +18,8 @@ from odam_d2.data.mapper import PictureMapper
 from odam_d2.data.pictures import read_picture
 from odam_d2.errors import UserError
 from odam_d2.modeling import explain_boxes
-from odam_d2.visualization.overlay import blend_heat, draw_box
+from odam_d2.structures.heat_colors import blend_heat
+from odam_d2.visualization.overlay import draw_box
 
 __all__ = ["HeatMapImages"]
 

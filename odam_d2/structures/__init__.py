@@ -1,3 +1,4 @@
+from .instances_file import load_instances, save_instances
 from .odam_maps import OdamMaps
 
-__all__ = ["OdamMaps"]
+__all__ = ["OdamMaps", "load_instances", "save_instances"]

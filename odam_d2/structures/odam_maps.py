@@ -13,12 +13,13 @@ from torch import Tensor
 from odam_d2.core.heatmap import normalize
 from odam_d2.core.resample import Axis, place_windows, window_weights
 
+from .arrays_file import TENSORS, Saved
+from .display import Display
+
 __all__ = ["OdamMaps"]
 
-_TENSORS = ("values", "origins", "strides", "grid_sizes", "image_sizes", "levels", "saturated")
 
-
-class OdamMaps:
+class OdamMaps(Display, Saved):
     """
     Heat maps of N instances and T targets, kept as windows of feature cells.
 
@@ -116,7 +117,7 @@ class OdamMaps:
         signed: bool | None = None,
         **tensors: Tensor,
     ) -> OdamMaps:
-        fields = {name: getattr(self, name) for name in _TENSORS} | tensors
+        fields = {name: getattr(self, name) for name in TENSORS} | tensors
         signed = self.signed if signed is None else signed
         return OdamMaps(self.targets if targets is None else targets, signed=signed, **fields)
 
@@ -125,24 +126,26 @@ class OdamMaps:
         Like ``Tensor.to``. A dtype changes the values only; origins and sizes stay integers.
         """
         moved = {name: getattr(self, name).to(self.values.to(*args, **kwargs).device)
-                 for name in _TENSORS}  # fmt: skip
+                 for name in TENSORS}  # fmt: skip
         return self._replace(**moved | {"values": self.values.to(*args, **kwargs)})
 
     def detach(self) -> OdamMaps:
         """The same maps outside the autograd graph."""
         return self._replace(values=self.values.detach())
 
-    def __getitem__(self, item: int | slice | Tensor | Sequence[int]) -> OdamMaps:
+    def __getitem__(self, item: Any) -> OdamMaps:
         """
         Select instances: an int (keeping the axis, like ``Boxes``), a slice, a list of ints, or a
-        boolean or integer tensor.
+        boolean or integer tensor. Or targets, by a name or several: ``maps["left", "class"]``.
         """
+        if isinstance(item, str) or (isinstance(item, tuple) and item and isinstance(item[0], str)):
+            return self.select(item)
         if item is None or isinstance(item, bool):
             raise IndexError(
                 f"instances are chosen by an int, a slice, a list of ints or a tensor, not {item}"
             )
         index = self._index(item)
-        return self._replace(**{name: getattr(self, name)[index] for name in _TENSORS})
+        return self._replace(**{name: getattr(self, name)[index] for name in TENSORS})
 
     def _index(self, item: int | slice | Tensor | Sequence[int]) -> slice | Tensor:
         """Integers for all tensors, where each would make the host wait for a mask of its own."""
@@ -177,7 +180,7 @@ class OdamMaps:
             return maps_list[0]
         height = max(maps.values.shape[-2] for maps in maps_list)
         width = max(maps.values.shape[-1] for maps in maps_list)
-        fields = {n: torch.cat([getattr(m, n) for m in maps_list]) for n in _TENSORS[1:]}
+        fields = {n: torch.cat([getattr(m, n) for m in maps_list]) for n in TENSORS[1:]}
         values = [
             F.pad(m.values, (0, width - m.values.shape[-1], 0, height - m.values.shape[-2]))
             for m in maps_list
@@ -186,8 +189,8 @@ class OdamMaps:
 
     def split(self, counts: Sequence[int]) -> list[OdamMaps]:
         """Like ``Tensor.split`` along N: so many instances each, N in sum."""
-        pieces = zip(*(getattr(self, name).split(list(counts)) for name in _TENSORS), strict=True)
-        return [self._replace(**dict(zip(_TENSORS, piece, strict=True))) for piece in pieces]
+        pieces = zip(*(getattr(self, name).split(list(counts)) for name in TENSORS), strict=True)
+        return [self._replace(**dict(zip(TENSORS, piece, strict=True))) for piece in pieces]
 
     def target_index(self, target: str) -> int:
         """Position of ``target`` on the T axis."""

@@ -8,10 +8,11 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
 from odam_d2.core.targets import SIDES
+from odam_d2.structures.heat_colors import blend_heat
 
 from .canvas import fit_canvas, resize
 from .crops import draw_crops
-from .overlay import ACCENT, blend_heat, explained_side
+from .overlay import ACCENT, explained_side
 from .overview import detection_color, draw_detections
 from .text import Color, fit_text, font
 

@@ -13,14 +13,13 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from odam_d2.structures.heat_colors import blend_heat, has_evidence, no_evidence
+
 from .canvas import resize
 from .overlay import (
     SATURATED,
-    blend_heat,
     draw_box,
     explained_side,
-    has_evidence,
-    no_evidence,
 )
 from .overview import detection_color
 from .text import fit_text, font

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from odam_d2.core.targets import SIDES
+from odam_d2.structures.heat_colors import blend_heat
 
 from .canvas import resize
 from .crops import crop_around
-from .overlay import ACCENT, blend_heat
+from .overlay import ACCENT
 from .text import Color, fit_text, font
 
 __all__ = ["BoxStyle", "Panel", "draw_boxes", "draw_panels"]

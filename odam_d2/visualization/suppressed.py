@@ -8,9 +8,10 @@ import numpy as np
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
+from odam_d2.structures.heat_colors import blend_heat
+
 from .canvas import resize
 from .crops import crop_around
-from .overlay import blend_heat
 from .panels import BoxStyle, draw_boxes
 from .text import Color, fit_text, font
 

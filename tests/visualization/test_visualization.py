@@ -8,6 +8,7 @@ from blob_maps import blob_detections, blob_maps
 from detectron2.structures import Boxes, Instances
 
 from odam_d2.core.targets import SIDES
+from odam_d2.structures.heat_colors import colorize
 from odam_d2.visualization import (
     blend_heat,
     contact_sheet,
@@ -18,7 +19,7 @@ from odam_d2.visualization import (
     overlay,
 )
 from odam_d2.visualization.crops import crop_around, draw_crops
-from odam_d2.visualization.overlay import ACCENT, colorize, describe_target
+from odam_d2.visualization.overlay import ACCENT, describe_target
 from odam_d2.visualization.suppressed import draw_suppressed, suppressed_pairs
 from odam_d2.visualization.text import draw_label
 
