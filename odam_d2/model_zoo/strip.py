@@ -11,7 +11,7 @@ from odam_d2.files import write_torch
 __all__ = ["strip_checkpoint"]
 
 
-def strip_checkpoint(source: str | Path, target: str | Path) -> int:
+def strip_checkpoint(source: str | Path, target: str | Path, without: str = "") -> int:
     """
     Keep only the weights of a checkpoint that Detectron2's trainer wrote: no optimizer, scheduler
     or iteration, floating point values in float32. It loads by ``MODEL.WEIGHTS`` as before.
@@ -19,6 +19,7 @@ def strip_checkpoint(source: str | Path, target: str | Path) -> int:
     Args:
         source: a ``.pth`` file of the trainer.
         target: where to write the result; replaced only when complete.
+        without: names of weights that begin with it are left out as well, if it is not empty.
 
     Returns:
         The size of the result in bytes.
@@ -46,6 +47,7 @@ def strip_checkpoint(source: str | Path, target: str | Path) -> int:
     kept = {
         name: (value.float() if value.is_floating_point() else value).clone()
         for name, value in model.items()
+        if not (without and name.startswith(without))
     }
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

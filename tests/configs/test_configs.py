@@ -76,9 +76,10 @@ def test_leaf_chooses_its_data(name):
     cfg = setup_cfg(str(CONFIGS / name))
     folder = {"COCO-Detection": "coco_2017"}
     prefix = folder.get(Path(name).parent.name, Path(name).parent.name.lower())
-    prefix += "_crowded" if "_crowded" in name else ""
-    assert (f"{prefix}_train",) == cfg.DATASETS.TRAIN
-    assert (f"{prefix}_val",) == cfg.DATASETS.TEST
+    kinds = [prefix + ("_crowded" if "_crowded" in name else "")]
+    kinds += [f"{prefix}_scattered"] if "_scattered" in name else []
+    assert {f"{kind}_train" for kind in kinds} == set(cfg.DATASETS.TRAIN)
+    assert tuple(f"{kind}_val" for kind in kinds) == cfg.DATASETS.TEST
 
 
 def test_zoo_models_are_there():
@@ -153,7 +154,7 @@ def test_fcos_trains_as_the_lazy_config_of_the_zoo():
 @pytest.mark.parametrize("name", CROWDSHAPES)
 def test_crowdshapes_leaf_names_shipped_weights(name):
     weights = setup_cfg(str(CONFIGS / name)).MODEL.WEIGHTS
-    shipped = name.partition("_crowded")[0].removesuffix(".yaml")  # what is trained on for crowds
+    shipped = name.partition("_slim")[0] + "_slim"  # also of what trains on from there
     assert weights == f"odam://{shipped}.pth"
     assert Path(PathManager.get_local_path(weights)).stat().st_size <= 12e6
 

@@ -60,6 +60,7 @@ def scenes() -> list[tuple[cs.Scene, list[dict]]]:
         ("crowdshapes_crowded_val", 0, "b53783e433145dc1", "78d60aa41bbf47c2"),
         ("crowdshapes_scattered_train", 0, "ab6e17ad3c4b5f14", "39ca3a0233dba21d"),
         ("crowdshapes_scattered_train", 799, "5bf3f0bfdff88d7c", "485aa3d5dd0b0d35"),
+        ("crowdshapes_scattered_train", 3199, "c46ce3608579ce8a", "41713f3fbf042068"),
         ("crowdshapes_scattered_val", 0, "1dc21332fcbe8007", "42a55716109a12a8"),
         ("crowdshapes_scattered_val", 119, "4bfb012b64378157", "5057707380189b5c"),
     ],
@@ -389,7 +390,7 @@ def test_data_folder_of_the_environment(monkeypatch):
 def test_splits_are_registered_once():
     cs.register_crowdshapes()  # a second time
     counts = {"train": 800, "val": 120, "crowded_train": 300, "crowded_val": 80}
-    counts |= {"scattered_train": 800, "scattered_val": 120}
+    counts |= {"scattered_train": 3200, "scattered_val": 120}
     for name, count in counts.items():
         name = f"crowdshapes_{name}"
         assert name in DatasetCatalog.list()

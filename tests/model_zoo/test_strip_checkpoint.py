@@ -24,6 +24,16 @@ def test_keeps_all_weights_and_drops_the_rest(tmp_path):
     assert list(target.parent.iterdir()) == [target]  # no partial file is left
 
 
+def test_leaves_out_what_is_named(tmp_path):
+    """Only the beginning of a name counts, and an empty one leaves out nothing."""
+    source, target = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"model": {"probes.p3": torch.ones(1), "head.probes.p3": torch.ones(1)}}, source)
+    strip_checkpoint(source, target)
+    assert len(torch.load(target, weights_only=True)["model"]) == 2
+    strip_checkpoint(source, target, without="probes.")
+    assert list(torch.load(target, weights_only=True)["model"]) == ["head.probes.p3"]
+
+
 def test_missing_source(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         strip_checkpoint(tmp_path / "none.pth", tmp_path / "out.pth")

@@ -40,7 +40,7 @@ SPLITS = {
     "crowdshapes_val": Split(PRESETS["plain"], 102, 120),
     "crowdshapes_crowded_train": Split(PRESETS["crowded"], 103, 300),
     "crowdshapes_crowded_val": Split(PRESETS["crowded"], 104, 80),
-    "crowdshapes_scattered_train": Split(PRESETS["scattered"], 105, 800),
+    "crowdshapes_scattered_train": Split(PRESETS["scattered"], 105, 3200),
     "crowdshapes_scattered_val": Split(PRESETS["scattered"], 106, 120),
 }
 

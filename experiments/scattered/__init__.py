@@ -1,0 +1,1 @@
+"""How the shipped detectors learned badges that may be anywhere. See docs/model_zoo.md."""
