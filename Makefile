@@ -48,7 +48,7 @@ demo: $(DEMO_PAGE)  ## explain detections on a few pictures of the embedded data
 $(DEMO_PAGE): $(DEMO_MADE_FROM) | env
 	@folder=$$($(RUN) -m odam_d2.data.crowdshapes --split $(DEMO_SPLIT)) && \
 	$(RUN) tools/demo.py --config-file $(DEMO_CONFIG) --input "$$folder"/images/$(DEMO_IMAGES) \
-	--output $(@D) --confidence-threshold 0.5
+	--output $(@D) --confidence-threshold 0.5 --compare gradient
 
 # As many at a time as there are cores, a file of tests in one process: what it shares is made once.
 WORKERS ?= auto

@@ -64,7 +64,9 @@ def fake(monkeypatch):
         boxes = BOXES
         interrupt_at = None
 
-        def __init__(self, cfg, targets=None, score_threshold=None):
+        method = "odam"
+
+        def __init__(self, cfg, targets=None, score_threshold=None, preset=None, signed=None):
             self.targets = tuple(cfg.MODEL.ODAM.TARGETS if targets is None else targets)
 
         def __call__(self, image):

@@ -5,6 +5,7 @@ detections on the first data set of DATASETS.TEST against its objects, and expla
 errors by heat maps, on a page to browse (docs/errors.md).
 
     tools/analyze_errors.py --config-file configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
+    tools/analyze_errors.py --config-file FILE --preset gradient
     tools/analyze_errors.py --config-file FILE --output DIR MODEL.WEIGHTS CHECKPOINT
 """
 
@@ -22,6 +23,7 @@ from odam_d2.engine import setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_output_folder
 from odam_d2.errors import UserError, run_tool
+from odam_d2.modeling.attribution import preset_names
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,6 +33,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default output/errors/CONFIG")  # fmt: skip
+    parser.add_argument("--preset", metavar="NAME",
+                        help=f"how maps are made: {' or '.join(preset_names())} (default: by "
+                        "MODEL.ODAM of the config, as published)")  # fmt: skip
     parser.add_argument("--confidence", type=float, default=0.5, metavar="SCORE",
                         help="least score of explained errors (default: 0.5)")  # fmt: skip
     parser.add_argument("--most", type=int, default=8, metavar="N",
@@ -59,6 +64,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = setup_cfg(args.config_file, args.opts)
     register_datasets()
     refuse_augmentation(cfg)
+    if args.preset is not None:
+        cfg.MODEL.ODAM.PRESET = args.preset
     if cfg.MODEL.ODAM.METHOD == "d_rise":
         raise UserError(
             "MODEL.ODAM.METHOD is 'd_rise', which explains a detection as a whole; errors are "

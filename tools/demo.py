@@ -4,6 +4,7 @@ Explain what a detector finds in your pictures: one heat map for each detection 
 
     tools/demo.py --input street.jpg holiday/ 'frames/*.png' --output output/demo
     tools/demo.py --config-file FILE --input PICTURE --targets class left --opts MODEL.WEIGHTS FILE
+    tools/demo.py --input PICTURE --signed --compare gradient
     tools/demo.py --config-file FILE.py --input PICTURE --opts train.init_checkpoint=FILE
 
 For each image, OUTPUT gets a folder with an overlay for each map, a contact sheet, the raw maps
@@ -23,6 +24,7 @@ from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders
 from odam_d2.engine import setup_config
 from odam_d2.engine.detector import check_score_threshold
 from odam_d2.errors import UserError, run_tool
+from odam_d2.modeling.attribution import preset_names
 from odam_d2.visualization.text import printable
 
 DEFAULT_CONFIG = os.path.join(
@@ -80,6 +82,25 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "(default: MODEL.ODAM.TARGETS of the config; for a LazyConfig class and the four sides)",
     )
     parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"how maps are made: {' or '.join(preset_names())} (default: by MODEL.ODAM of the "
+        "config, as published)",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="PRESET",
+        help="also make maps by these presets, and show them beside the others",
+    )
+    parser.add_argument(
+        "--signed",
+        action="store_true",
+        default=None,
+        help="also show what speaks against the score, or holds the side inward, in blue",
+    )
+    parser.add_argument(
         "--max-detections",
         type=int,
         default=20,
@@ -121,10 +142,14 @@ def setup(args: argparse.Namespace) -> Demo:
     register_datasets()  # after what the config imports
     check_score_threshold(args.confidence_threshold)
     plan_folders(args.input, args.output)
-    predictor = ExplainingPredictor(cfg, args.targets, args.confidence_threshold)
+    how = {"preset": args.preset, "signed": args.signed}
+    predictor = ExplainingPredictor(cfg, args.targets, args.confidence_threshold, **how)
+    others = [name for name in dict.fromkeys(args.compare) if name != predictor.method]
+    compared = {name: predictor.by_preset(name) for name in others}
+    method = f" · {predictor.method}" + (f" beside {', '.join(others)}" if others else "")
     subtitle = (
         f"{os.path.basename(args.config_file)} · weights {predictor.weights} · "
-        f"scores of at least {args.confidence_threshold:g}"
+        f"scores of at least {args.confidence_threshold:g}{method}"
     )
     return Demo(
         predictor,
@@ -134,6 +159,8 @@ def setup(args: argparse.Namespace) -> Demo:
         printable(subtitle),
         predictor.candidates if args.suppressed else None,
         args.discriminate,
+        predictor.method if compared else "",
+        compared,
     )
 
 

@@ -34,7 +34,7 @@ from odam_d2.engine.explanation_run import evaluate_methods
 from odam_d2.engine.overrides import parse_with_overrides
 from odam_d2.errors import UserError, run_tool
 from odam_d2.files import write_text
-from odam_d2.modeling.attribution import method_names
+from odam_d2.modeling.attribution import method_names, preset_names
 
 _TABLES = ("methods", "causal_recovery", "sanity_checks")
 
@@ -45,8 +45,9 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
     parser.add_argument("--methods", nargs="+", metavar="NAME",
-                        help=f"of {', '.join(method_names())} (the config's); settings of its own "
-                        "behind it: odam:layer=res2,smoothing_sigma=1.5")  # fmt: skip
+                        help=f"of {', '.join(method_names())}, or presets: "
+                        f"{', '.join(preset_names())} (the config's); settings of its own behind "
+                        "it: odam:layer=res2,smoothing_sigma=1.5")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default output/explanations/CONFIG")  # fmt: skip
     parser.add_argument("--num-images", type=int, metavar="N",

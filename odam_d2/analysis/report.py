@@ -132,7 +132,8 @@ def write_error_report(
 
     Args:
         output: the folder.
-        settings: ``dataset``, ``config``, ``weights``, ``iou_thresh``, ``confidence``, ...
+        settings: ``dataset``, ``config``, ``weights``, ``iou_thresh``, ``confidence``, ``method``,
+            ``signed``, ...
         costs: of :func:`odam_d2.analysis.ap_costs.ap_costs`.
         counted: of :func:`counts`.
         classes: confusion, and precision over recall.
@@ -167,7 +168,9 @@ def write_error_report(
         average=costs["AP"],
         iou_thresh=settings["iou_thresh"],
         confidence=settings["confidence"],
-        subtitle=f"{settings['dataset']} · {settings['config']} · weights {settings['weights']}",
+        signed=settings["signed"],
+        subtitle=f"{settings['dataset']} · {settings['config']} · weights {settings['weights']}"
+        f" · maps by {settings['method']}",
     )
     return page
 

@@ -78,6 +78,7 @@ def analyse_errors(
     settings = {
         "dataset": dataset, "config": config_name, "weights": cfg.MODEL.WEIGHTS,
         "iou_thresh": iou_thresh, "background_iou": background_iou, "confidence": confidence,
+        "method": cfg.MODEL.ODAM.PRESET or cfg.MODEL.ODAM.METHOD, "signed": cfg.MODEL.ODAM.SIGNED,
     }  # fmt: skip
     classes = ClassFigures(names, confusion, precision)
     page = write_error_report(output, settings, costs, counted, classes, errors, pictures)

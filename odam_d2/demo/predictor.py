@@ -1,5 +1,6 @@
 """A detector that explains single pictures, prepared as by Detectron2's ``DefaultPredictor``."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +37,9 @@ class ExplainingPredictor:
         cfg: CfgNode | Mapping,
         targets: Sequence[str] | None = None,
         score_threshold: float | None = None,
+        *,
+        preset: str | None = None,
+        signed: bool | None = None,
     ):
         """
         Build the model, load its weights, and check that it can be explained.
@@ -45,6 +49,7 @@ class ExplainingPredictor:
             targets: as for :func:`odam_d2.explain`; by default ``MODEL.ODAM.TARGETS`` of the
                 config, or for a LazyConfig those of its model, if it has any.
             score_threshold: least score of a detection, in [0, 1]; by default what the config says.
+            preset, signed: of :class:`odam_d2.ExplainSettings`; by default what the config says.
 
         Raises:
             UserError: a part of the config cannot be built, the weights do not fit, a target or
@@ -53,7 +58,9 @@ class ExplainingPredictor:
         """
         try:
             detector = build_detector(cfg, score_threshold)
-            self.settings, num_classes = _checked_settings(detector, targets)
+            self.settings, num_classes = _checked_settings(
+                detector, _changes(targets, preset, signed)
+            )
         except (InputError, UnsupportedModelError) as error:
             raise UserError(str(error)) from error
         detector.load()
@@ -62,6 +69,27 @@ class ExplainingPredictor:
         names = self.settings.class_names or [f"class {k}" for k in range(num_classes)]
         self.class_names = tuple(names)
         self.targets = self.settings.targets
+
+    @property
+    def method(self) -> str:
+        """What makes the maps, by its name."""
+        how = self.settings.preset or self.settings.method
+        return how if isinstance(how, str) else type(how).__name__
+
+    def by_preset(self, preset: str) -> "ExplainingPredictor":
+        """
+        The same detector, explained by a preset.
+
+        Raises:
+            UserError: there is no such preset, or it cannot explain this detector.
+        """
+        other = copy.copy(self)
+        try:
+            changes = _changes(None, preset, None)
+            other.settings, _ = _checked_settings(self.detector, changes, self.settings)
+        except (InputError, UnsupportedModelError) as error:
+            raise UserError(str(error)) from error
+        return other
 
     def __call__(self, image: np.ndarray) -> Instances:
         """
@@ -100,15 +128,24 @@ class ExplainingPredictor:
         tensor = torch.as_tensor(picture.image.astype("float32").transpose(2, 0, 1))
         inputs = [{"image": tensor, "height": height, "width": width}]
         fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        if settings.preset:  # which chooses them, and is refused beside them
+            del fields["method"], fields["layer"]
         return explain(self.detector.model, inputs, **fields)[0]
 
 
+def _changes(targets: Sequence[str] | None, preset: str | None, signed: bool | None) -> dict:
+    """Fields of settings that are asked for in the place of a config's."""
+    changes: dict = {} if targets is None else {"targets": tuple(targets)}
+    if preset:
+        changes |= {"method": "odam", "layer": "", "smoothing_sigma": 0.0}
+    changes |= {} if preset is None else {"preset": preset}
+    return changes | ({} if signed is None else {"signed": signed})
+
+
 def _checked_settings(
-    detector: Detector, targets: Sequence[str] | None
+    detector: Detector, changes: Mapping, base: ExplainSettings | None = None
 ) -> tuple[ExplainSettings, int]:
     """How to explain, and the number of classes; fails where the detector cannot be explained."""
-    settings = detector.settings
-    if targets is not None:
-        settings = dataclasses.replace(settings, targets=tuple(targets))
+    settings = dataclasses.replace(base or detector.settings, **changes)
     with preserved(detector.model):
         return settings, Explanation.of(detector.model, settings).adapter.num_classes

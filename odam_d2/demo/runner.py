@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,6 +72,8 @@ class Demo:
         subtitle: a line for the page, such as the model's name.
         suppressed: from an image to the recorded candidates of its NMS, which are then drawn too;
             None for not.
+        method: name of what made the maps of ``predict``.
+        compared: other methods by their names, whose maps of the same detections are shown, too.
         overlap: IoU above which detections are drawn together, see
             :func:`odam_d2.visualization.discrimination.draw_groups`; None for not.
         done: the images that were finished.
@@ -85,6 +87,8 @@ class Demo:
     subtitle: str = ""
     suppressed: Callable[[np.ndarray], Instances] | None = None
     overlap: float | None = None
+    method: str = ""
+    compared: Mapping[str, Callable[[np.ndarray], Instances]] = field(default_factory=dict)
     done: list[ImageEntry] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -132,6 +136,8 @@ class Demo:
             image = read_picture(path)
             instances = self.predict(image)
             candidates = None if self.suppressed is None else self.suppressed(image)
+            by_method = {self.method: instances.odam_maps}
+            by_method |= {name: of(image).odam_maps for name, of in self.compared.items()}
         except UserError as error:
             self.left_out.append(str(error))
             return
@@ -148,7 +154,7 @@ class Demo:
             self._begin()
         entry = write_image(
             self.output, folder, path, image, best, self.class_names, found, candidates,
-            self.overlap,
+            self.overlap, {name: maps[: len(best)] for name, maps in by_method.items()},
         )  # fmt: skip
         if self.overlap is not None and not entry.groups:
             logger.info("%s: no detections overlap by an IoU above %g",

@@ -102,7 +102,8 @@ class ExplainSettings:
         name = self.argument
         if not isinstance(self.method, Method):
             check_one_of(name("method"), self.method, method_names())
-        check_one_of(name("preset"), self.preset, ["", *preset_names()])
+        if self.preset != "":
+            check_one_of(name("preset"), self.preset, preset_names())
         for key, free in (("method", "odam"), ("layer", "")):
             if self.preset and getattr(self, key) != free:
                 raise InputError(

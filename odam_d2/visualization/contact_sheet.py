@@ -1,6 +1,6 @@
 """One picture for an image: every detection with the heat maps of all its targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +8,11 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
 from odam_d2.core.targets import SIDES
+from odam_d2.structures import OdamMaps
 from odam_d2.structures.heat_colors import blend_heat
 
 from .canvas import fit_canvas, resize
-from .crops import draw_crops
+from .crops import draw_crop_rows
 from .overlay import ACCENT, explained_side
 from .overview import detection_color, draw_detections
 from .text import Color, fit_text, font
@@ -37,12 +38,17 @@ _LEGENDS = (
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things are on a sheet, in pixels."""
+    """Where things are on a sheet, in pixels. Each detection has a row for each method."""
 
     cell: int
     targets: tuple[str, ...]
-    rows: int
+    detections: int
+    methods: tuple[str, ...]
     overview: tuple[int, int]  # height, width
+
+    @property
+    def rows(self) -> int:
+        return self.detections * len(self.methods)
 
     @property
     def width(self) -> int:
@@ -75,6 +81,7 @@ def contact_sheet(
     max_rows: int = 20,
     cell: int = 208,
     found: int | None = None,
+    by_method: Mapping[str, OdamMaps] | None = None,
 ) -> np.ndarray:
     """
     Draw an overview with numbered boxes and, for every detection, a row of crops: the picture
@@ -90,15 +97,19 @@ def contact_sheet(
         max_rows: detections beyond that many are in the overview only.
         cell: longest side of a crop in pixels.
         found: how many detections there were, where ``instances`` are the best of more.
+        by_method: maps of these detections and the same targets by the name of what made them, each
+            of which gets a row of its own; None for ``odam_maps`` alone.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
+    by_method = by_method or {"": instances.odam_maps}
     targets = instances.odam_maps.targets
     table = _ROW_LABEL + (1 + len(targets)) * (cell + _GAP) - _GAP
     room = max(table - _MARGIN - _LEGEND_WIDTH, _OVERVIEW_WIDTH)
     overview = _draw_overview(image, instances, (_OVERVIEW_HEIGHT, room))
-    layout = _Layout(cell, targets, min(len(instances), max_rows), overview.shape[:2])
+    count = min(len(instances), max_rows)
+    layout = _Layout(cell, targets, count, tuple(by_method), overview.shape[:2])
     paper = Image.new("RGB", (layout.width, layout.height), _PAPER)
     paper.paste(Image.fromarray(overview), (_MARGIN, _MARGIN))
     found = len(instances) if found is None else found
@@ -107,11 +118,15 @@ def contact_sheet(
     if layout.rows:
         _write_column_labels(paper, layout)
     picture, scaled = fit_canvas(image, instances)
-    for row in range(layout.rows):
-        _write_row_label(paper, layout, row, instances[row], class_names)
-        crops = draw_crops(picture, scaled[row], row, cell)
-        for column, crop in enumerate(crops.values()):
-            _paste_crop(paper, layout.corner(row, column), cell, crop)
+    for number in range(count):
+        _write_row_label(paper, layout, number, instances[number], class_names)
+        sets = [maps[number] for maps in by_method.values()]
+        rows = draw_crop_rows(picture, scaled[number], number, cell, sets)
+        for place, crops in enumerate(rows):
+            row = number * len(sets) + place
+            for column, (target, crop) in enumerate(crops.items()):
+                if place == 0 or target:  # the detection itself once
+                    _paste_crop(paper, layout.corner(row, column), cell, crop)
     return np.array(paper)
 
 
@@ -147,8 +162,8 @@ def _write_legend(
     width = layout.width - _MARGIN - x
     draw.text((x, y), fit_text(title, font(22, True), width), _INK, font(22, True))
     shown = f"{count or 'no'} detection{'' if count == 1 else 's'}"
-    if layout.rows < count:
-        shown = f"the best {layout.rows} of {shown}"
+    if layout.detections < count:
+        shown = f"the best {layout.detections} of {shown}"
     draw.text((x, y + 36), f"{size[1]} × {size[0]} pixels · {shown}", _FAINT, font(14))
     if not layout.rows:
         return
@@ -181,20 +196,25 @@ def _write_column_labels(paper: Image.Image, layout: _Layout) -> None:
 def _write_row_label(
     paper: Image.Image,
     layout: _Layout,
-    row: int,
+    number: int,
     instance: Instances,
     class_names: Sequence[str],
 ) -> None:
-    """Number, class, score and size of a detection, left of its row."""
+    """Number, class, score and size of a detection, and the methods, left of its rows."""
     draw = ImageDraw.Draw(paper)
-    x, y = _MARGIN, layout.corner(row, 0)[1]
+    first = number * len(layout.methods)
+    x, y = _MARGIN, layout.corner(first, 0)[1]
     width = _ROW_LABEL - 12
-    chip = round(font(15, True).getlength(str(row))) + 14
-    draw.rectangle((x, y, x + chip - 1, y + 23), detection_color(row))
-    draw.text((x + chip / 2, y + 12), str(row), (17, 20, 26), font(15, True), anchor="mm")
+    chip = round(font(15, True).getlength(str(number))) + 14
+    draw.rectangle((x, y, x + chip - 1, y + 23), detection_color(number))
+    draw.text((x + chip / 2, y + 12), str(number), (17, 20, 26), font(15, True), anchor="mm")
     name = fit_text(class_names[int(instance.pred_classes)], font(15, True), width)
     draw.text((x, y + 36), name, _INK, font(15, True))
     draw.text((x, y + 60), f"score {float(instance.scores):.2f}", _INK, font(14))
     box = instance.pred_boxes.tensor[0].tolist()
     extent = f"{box[2] - box[0]:.0f} × {box[3] - box[1]:.0f} px"
     draw.text((x, y + 82), fit_text(extent, font(12), width), _FAINT, font(12))
+    for row, method in enumerate(layout.methods, start=first):
+        bottom = layout.corner(row, 0)[1] + layout.cell
+        text = fit_text(method and f"by {method}", font(14, True), width)
+        draw.text((x, bottom - 4), text, _INK, font(14, True), anchor="ls")

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from odam_d2.structures import OdamMaps
 from odam_d2.structures.heat_colors import blend_heat, has_evidence, no_evidence
 
 from .canvas import resize
@@ -24,7 +25,7 @@ from .overlay import (
 from .overview import detection_color
 from .text import fit_text, font
 
-__all__ = ["crop_around", "draw_crops"]
+__all__ = ["crop_around", "draw_crop_rows", "draw_crops"]
 
 _MARGIN = 0.2  # around what a crop must show, as a share of its longer extent
 _MIN_SIDE = 24  # image pixels: enlarging fewer shows nothing
@@ -34,41 +35,55 @@ _LINE_WIDTH = 2  # cell pixels
 def draw_crops(
     image: np.ndarray, instance: Instances, number: int, cell: int
 ) -> dict[str, np.ndarray]:
+    """:func:`draw_crop_rows` of the detection's ``odam_maps``."""
+    return draw_crop_rows(image, instance, number, cell, [instance.odam_maps])[0]
+
+
+def draw_crop_rows(
+    image: np.ndarray, instance: Instances, number: int, cell: int, sets: Sequence[OdamMaps]
+) -> list[dict[str, np.ndarray]]:
     """
     The pictures of one detection, all of the same window and scale.
 
     Args:
         image: (H, W, 3) uint8 RGB. It is not changed.
-        instance: a single detection in pixels of ``image`` with ``odam_maps``.
+        instance: a single detection in pixels of ``image``.
         number: of the detection, for the colour of its box.
         cell: longer side of a crop in pixels.
+        sets: its maps, made in one way or in several.
 
     Returns:
-        (h, w, 3) uint8 RGB pictures: "" is the plain crop with the box, the others are named by
-        target.
+        For each set (h, w, 3) uint8 RGB pictures: "" is the plain crop with the box, the others are
+        named by target.
     """
     box = instance.pred_boxes.tensor[0].tolist()
-    heats = instance.odam_maps.dense(*image.shape[:2])[0].detach().cpu().float()
-    x1, y1, x2, y2 = crop_around(box, _peaks(heats), image.shape[:2])
+    heats = [maps.dense(*image.shape[:2])[0].detach().cpu().float() for maps in sets]
+    peaks = np.concatenate([_peaks(of_set) for of_set in heats])
+    x1, y1, x2, y2 = crop_around(box, peaks, image.shape[:2])
     scale = cell / max(x2 - x1, y2 - y1)
     size = (max(1, round((y2 - y1) * scale)), max(1, round((x2 - x1) * scale)))
     picture = resize(image[y1:y2, x1:x2], size)
     factor = np.array([size[1] / (x2 - x1), size[0] / (y2 - y1)] * 2)
     box = (np.array(box) - (x1, y1, x1, y1)) * factor
-    crops = {"": draw_box(picture, box, color=detection_color(number), width=_LINE_WIDTH)}
-    saturated, signed = instance.odam_maps.saturated[0].tolist(), instance.odam_maps.signed
-    for target, heat, lost in zip(
-        instance.odam_maps.targets, heats.numpy(), saturated, strict=True
-    ):
-        part = resize(heat[y1:y2, x1:x2], size)
-        shown = blend_heat(picture, part, abs(heat).max(), signed=signed)
-        shown = draw_box(shown, box, side=explained_side(target), width=_LINE_WIDTH)
-        if lost:
-            shown = _note(shown, SATURATED, below=has_evidence(heat, signed))
-        elif not has_evidence(heat, signed):
-            shown = _note(shown, no_evidence(signed))
-        crops[target] = shown
-    return crops
+    plain = draw_box(picture, box, color=detection_color(number), width=_LINE_WIDTH)
+    rows = []
+    for maps, of_set in zip(sets, heats, strict=True):
+        row = {"": plain}
+        parts = zip(maps.targets, of_set.numpy(), maps.saturated[0].tolist(), strict=True)
+        for target, heat, lost in parts:
+            part, peak = resize(heat[y1:y2, x1:x2], size), abs(heat).max()
+            shown = blend_heat(picture, part, peak, signed=maps.signed)
+            shown = draw_box(shown, box, side=explained_side(target), width=_LINE_WIDTH)
+            row[target] = _with_words(shown, has_evidence(heat, maps.signed), lost, maps.signed)
+        rows.append(row)
+    return rows
+
+
+def _with_words(picture: np.ndarray, evidence: bool, lost: bool, signed: bool) -> np.ndarray:
+    """The picture of a map, and words where it shows nothing or is lost."""
+    if lost:
+        return _note(picture, SATURATED, below=evidence)
+    return picture if evidence else _note(picture, no_evidence(signed))
 
 
 def crop_around(

@@ -1,13 +1,14 @@
 """A plain web page to browse explanations: no script, no network, relative links."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
+from odam_d2.core.targets import SIDES
 from odam_d2.files import write_text
 
 from .text import printable
@@ -28,14 +29,15 @@ GENERATOR = '<meta name="generator" content="odam_d2">'
 @dataclass(frozen=True)
 class OverlayEntry:
     """
-    One picture: ``file`` in the folder of its image, what it shows, and whether that is lost (see
-    :class:`odam_d2.OdamMaps`).
+    One picture: ``file`` in the folder of its image, what it shows, whether that is lost (see
+    :class:`odam_d2.OdamMaps`), and the method that made it, where several are compared.
     """
 
     target: str
     caption: str
     file: str
     saturated: bool = False
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class ImageEntry:
         overlay_size: (height, width) of the overlays in pixels.
         found: number of detections, of which ``detections`` may be the first few.
         contact_sheet, maps, listing: names of files.
+        compared: file of the maps of each other method that was compared, by its name.
+        signed: whether maps show evidence against as well.
         suppressed: name of the picture of what NMS suppressed; empty for none.
         groups: name of the picture of overlapping detections; empty for none.
     """
@@ -75,6 +79,8 @@ class ImageEntry:
     listing: str = "maps.json"
     suppressed: str = ""
     groups: str = ""
+    compared: Mapping[str, str] = field(default_factory=dict)
+    signed: bool = False
 
 
 def write_report(
@@ -89,7 +95,9 @@ def write_report(
         subtitle: a line under the heading, such as the model's name.
         notes: lines for what the reader must know, such as images that could not be read.
     """
-    write_page(path, "index.html.j2", images=images, subtitle=subtitle, notes=notes)
+    explained = {o.target for image in images for d in image.detections for o in d.overlays}
+    sides = not explained.isdisjoint(SIDES)
+    write_page(path, "index.html.j2", images=images, subtitle=subtitle, notes=notes, sides=sides)
 
 
 def write_page(path: str, template: str, **values: object) -> None:

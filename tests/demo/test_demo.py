@@ -145,6 +145,55 @@ class TestRealDetector:
             f"class {k}" for k in range(3)
         }
 
+    def test_presets_beside_one_another(self, tmp_path, capsys, slim):
+        """Each map is that of a run by itself, in the file and under the name of its method."""
+        image = save_image(tmp_path / "street.png", 100, 140)
+
+        def maps_of(out, *arguments):
+            status, _, err = run(
+                capsys, "--config-file", slim, "--input", image, "--output", tmp_path / out,
+                "--confidence-threshold", "0", "--targets", "class", "left", *arguments,
+            )  # fmt: skip
+            assert status == 0, err
+            return load_maps(tmp_path / out / "street" / "maps.npz")
+
+        odam, gradient = maps_of("odam", "--signed"), maps_of("by", "--preset", "gradient")
+        first = maps_of("both", "--signed", "--compare", "gradient")
+        folder = tmp_path / "both" / "street"
+        other = load_maps(folder / "maps_gradient.npz")
+        assert (first.values == odam.values).all()
+        assert (first.signed, other.signed, gradient.signed) == (True, True, False)
+        assert (other.values.clamp(min=0) > 0).any()
+        assert other.values.shape == gradient.values.shape != first.values.shape
+        listing = json.loads((folder / "maps.json").read_text())
+        assert listing["signed"] is True
+        assert [(item["method"], item["target"]) for item in listing["maps"][:4]] == [
+            ("odam", "class"), ("gradient", "class"), ("odam", "left"), ("gradient", "left"),
+        ]  # fmt: skip
+        for item in listing["maps"]:
+            of_method = {"odam": first, "gradient": other}[item["method"]]
+            assert item["file"] == ("maps" if of_method is first else "maps_gradient") + ".npz"
+            assert item["stride"] == of_method.strides[item["detection"]]
+            assert item["index"][1] == of_method.target_index(item["target"])
+        assert links(tmp_path / "both" / "index.html") == set(files_in(tmp_path / "both")) - {
+            "index.html"
+        }
+        page = (tmp_path / "both" / "index.html").read_text()
+        assert "blue speaks against it" in page
+        assert "Maps of sides want care" in page
+        assert "odam beside gradient" in page
+
+    def test_a_preset_in_the_config(self, slim):
+        image = np.random.default_rng(0).integers(0, 256, (100, 140, 3), dtype=np.uint8)
+        by_config = predictor.ExplainingPredictor(
+            setup_cfg(slim, ["MODEL.ODAM.PRESET", "gradient"]), ["left"], 0.0
+        )
+        plain = predictor.ExplainingPredictor(setup_cfg(slim), ["left"], 0.0)
+        found, other = by_config(image), plain.by_preset("gradient")(image)
+        assert (by_config.method, plain.method) == ("gradient", "odam")
+        assert (found.odam_maps.values == other.odam_maps.values).all()
+        assert found.odam_maps.strides.unique().tolist() == [4]  # on the finest layer
+
     @pytest.mark.parametrize("layout", ["RGB", "BGR"])
     def test_picture_is_prepared_as_by_the_default_predictor(self, slim, monkeypatch, layout):
         predict = predictor.ExplainingPredictor(setup_cfg(slim, ["INPUT.FORMAT", layout]))

@@ -216,6 +216,26 @@ class TestMisfit:
         assert message in err[-1]
         assert not out.exists()
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--preset", "gradients"], "preset is 'gradients'; it must be one of faithful, "),
+            (["--compare", "faithfull"], "preset is 'faithfull'; it must be one of faithful, "),
+            (["--signed", "--targets", "combined"], "targets has 'combined'"),
+            (["--signed", "--opts", "MODEL.ODAM.METHOD", "box_blob"], "maps without a sign"),
+        ],
+    )
+    def test_ways_to_make_maps_that_there_are_not(self, tmp_path, capsys, slim, arguments, message):
+        image, out = save_image(tmp_path / "street.png"), tmp_path / "out"
+        status, _, err = run(
+            capsys, "--config-file", slim, "--input", image, "--output", out, *arguments
+        )
+        assert status == 1
+        assert message in err[-1].replace("MODEL.ODAM.PRESET", "preset").replace(
+            "MODEL.ODAM.TARGETS", "targets"
+        )
+        assert not out.exists()
+
     def test_weights_that_do_not_fit(self, tmp_path, capsys, slim):
         image, out = save_image(tmp_path / "street.png"), tmp_path / "out"
         status, _, err = run(

@@ -227,6 +227,41 @@ def test_each_kind_gets_the_maps_that_tell(detector):
             assert names[true] in error.maps[1].caption
 
 
+def test_a_preset_and_the_sign_are_those_of_the_maps(detector, monkeypatch):
+    model, cfg, images = detector
+    picked = pick_errors(images, 1, 0.0)
+    image_id, finding = picked["classification"][0]
+    image, names = images[image_id], MetadataCatalog.get(NAME).thing_classes
+    given = PictureMapper(cfg, False)(
+        dict(next(e for e in DatasetCatalog.get(NAME) if e["image_id"] == image_id))
+    )
+    how = {"preset": "gradient", "signed": True}
+    monkeypatch.setattr(model, "odam", replace(model.odam, **how))
+    (error,) = explain_errors(model, given, image, [finding], names)
+    monkeypatch.undo()
+    true = f"class:{int(image.labels[finding.object])}"
+    (output,) = explain(model, [given], ("class", true), class_names=None, **how)
+    maps = output["instances"].odam_maps[finding.detection]
+    size = (given["height"], given["width"])
+    for of_error, expected in zip(error.maps, maps.dense(*size)[0], strict=True):
+        assert of_error.signed
+        torch.testing.assert_close(of_error.heat, expected)
+    # Two classes of one place share evidence for and against with signs that differ.
+    evidence = maps.positive().dense(*size)[0].flatten(1)
+    expected = torch.cosine_similarity(*evidence, dim=0)
+    assert error.numbers["correlation"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_report_says_how_maps_were_made(tmp_path):
+    arguments = ["--output", str(tmp_path), "--most", "1", "--preset", "gradient"]
+    assert run(*arguments, "MODEL.ODAM.SIGNED", "True") == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "maps by gradient" in page
+    assert "blue speaks against it" in page
+    settings = json.loads((tmp_path / "errors.json").read_text())["settings"]
+    assert (settings["method"], settings["signed"]) == ("gradient", True)
+
+
 @pytest.mark.parametrize(("off", "where"), [(12, "too far out"), (-12, "too far in")])
 @pytest.mark.parametrize(("side", "outwards"), [("left", -1), ("bottom", 1)])
 def test_where_a_side_is_wrong_is_said(detector, side, outwards, off, where):
@@ -312,6 +347,7 @@ def test_nothing_found_and_nothing_there():
     [
         (["--confidence", "2"], "--confidence is 2; it must be in [0, 1]"),
         (["--most", "0"], "--most is 0; it must be 1 or more"),
+        (["--preset", "best"], "MODEL.ODAM.PRESET is 'best'; it must be one of"),
         (["MODEL.ODAM.METHOD", "d_rise"], "choose another method"),
         (["--background-iou", "0.6"], "the first one below the second"),
         (["--output", str(ROOT / "setup.py")], "cannot be a folder"),

@@ -18,7 +18,7 @@ from odam_d2.visualization import (
     fit_canvas,
     overlay,
 )
-from odam_d2.visualization.crops import crop_around, draw_crops
+from odam_d2.visualization.crops import crop_around, draw_crop_rows, draw_crops
 from odam_d2.visualization.overlay import ACCENT, describe_target
 from odam_d2.visualization.suppressed import draw_suppressed, suppressed_pairs
 from odam_d2.visualization.text import draw_label
@@ -368,6 +368,28 @@ class TestCrops:
 
 
 class TestContactSheet:
+    def test_each_method_has_a_row_of_the_same_window(self):
+        """The second method's peak is far from the box, and both rows show it."""
+        image, name = noise(240, 320), "gradient"
+        instances = blob_detections((240, 320), [(10, 10, 60, 60)], targets=("class", "top"))
+        far = blob_maps((240, 320), [[(202, 22), (202, 22)]], ["class", "top"])
+        by_method = {"odam": instances.odam_maps, name: far}
+        sheet = contact_sheet(image, instances, ["star"], cell=100, by_method=by_method)
+        picture, scaled = fit_canvas(image, instances)
+        rows = draw_crop_rows(picture, scaled[0], 0, 100, [maps[0] for maps in by_method.values()])
+        tops = []
+        for row in rows:
+            assert len({crop.shape for crop in row.values()}) == 1
+            match = cv2.matchTemplate(sheet, row["top"], cv2.TM_SQDIFF)
+            y, x = np.unravel_index(match.argmin(), match.shape)
+            assert (sheet[y : y + len(row["top"]), x : x + row["top"].shape[1]] == row["top"]).all()
+            tops.append((y, x))
+        assert tops[1][0] - tops[0][0] == 108  # a cell and a gap
+        assert tops[1][1] == tops[0][1]
+        assert rows[0]["class"].shape == rows[1]["class"].shape
+        alone = contact_sheet(image, instances, ["star"], cell=100)
+        assert sheet.shape[0] - alone.shape[0] == 108
+
     def test_rows_are_detections_and_columns_targets(self):
         image = noise(240, 320)
         boxes = [(10, 10, 90, 90), (150, 100, 300, 220)]
