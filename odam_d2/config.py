@@ -38,8 +38,8 @@ def _add_odam_keys(cfg: CN) -> None:
     # a backward pass for each map: "grad_cam", "grad_cam_pp" (Grad-CAM++), "ss_grad_cam_pp",
     # "g_came", "input_gradient"; "layer_cam" (one for each layer), "smooth_grad" (many of them). Of
     # the box alone, whatever the image shows: "box_blob", "box_centre", "side_middle". Of masked
-    # images: "rise", which runs the detector on about two hundred of them for all maps, and
-    # "d_rise", on thousands; TARGETS must be ["class"] for that one.
+    # images: "rise", which runs the detector on about two hundred of them for all maps, "d_close",
+    # "d_rise", on thousands (TARGETS must be ["class"] for the latter), "vps", thousands for each.
     cfg.MODEL.ODAM.METHOD = "odam"
 
     # Chooses METHOD and LAYER by itself, which must be left as they are: "gradient" (of class and

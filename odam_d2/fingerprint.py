@@ -48,6 +48,8 @@ NEVER_MATTERS = {
     "MODEL.ODAM.LOSS.VIS_PERIOD": "the same",
     "MODEL.ODAM.D_RISE.STATE_DIR": "where sums are kept; they have fingerprints of their own",
     "MODEL.ODAM.RISE.STATE_DIR": "the same",
+    "MODEL.ODAM.D_CLOSE.STATE_DIR": "the same",
+    "MODEL.ODAM.VPS.STATE_DIR": "the same",
     "SOLVER.CHECKPOINT_PERIOD": "how often a training is saved",
     "TEST.EXPECTED_RESULTS": "what figures are compared with afterwards",
 }

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["reliability", "rise_mask", "similarity"]
+__all__ = ["reliability", "rise_mask", "similarities", "similarity"]
 
 
 def rise_mask(
@@ -35,24 +35,28 @@ def rise_mask(
     return fine[top : top + size[0], left : left + size[1]]
 
 
-def similarity(iou: Tensor, target_probabilities: Tensor, probabilities: Tensor) -> Tensor:
+def similarities(iou: Tensor, target_probabilities: Tensor, probabilities: Tensor) -> Tensor:
     """
-    How much of each detection is still found: the largest, over what is found now, of IoU times
-    cosine of class probabilities (their equation 5, without objectness, as they do for detectors
-    that give none).
+    (N, M): IoU times cosine of class probabilities (their equation 5, without objectness, as they
+    do for detectors that give none).
 
     Args:
         iou: (N, M), of N detections with the M that are found now.
         target_probabilities: (N, K) of the detections' classes.
         probabilities: (M, K).
+    """
+    cosine = F.normalize(target_probabilities, dim=1) @ F.normalize(probabilities, dim=1).t()
+    return iou * cosine
 
-    Returns:
-        (N,), zero where nothing is found.
+
+def similarity(iou: Tensor, target_probabilities: Tensor, probabilities: Tensor) -> Tensor:
+    """
+    How much of each detection is still found: the largest of :func:`similarities`, (N,); zero where
+    nothing is found.
     """
     if not iou.shape[1]:
         return iou.new_zeros(len(iou))
-    cosine = F.normalize(target_probabilities, dim=1) @ F.normalize(probabilities, dim=1).t()
-    return (iou * cosine).amax(dim=1)
+    return similarities(iou, target_probabilities, probabilities).amax(dim=1)
 
 
 def reliability(first: Tensor, second: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from odam_d2.evaluation.recovery_files import compare_recovery
 from odam_d2.evaluation.sanity_files import compare_sanity
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.attribution import method_names, preset_names
-from odam_d2.modeling.mask_settings import MaskSettings
+from odam_d2.modeling.mask_settings import StateSettings
 from odam_d2.modeling.settings import METHOD_SETTINGS, ExplainSettings, RiseSettings
 
 from .building import building_errors
@@ -71,6 +71,9 @@ _OF_EVALUATORS = tuple(
 
 # Settings of methods, and of presets that are such a method.
 _SETTINGS = {**METHOD_SETTINGS, "faithful": RiseSettings}
+
+# Methods that look for detections again, and read no logits.
+_OF_DETECTIONS = ("d_close", "d_rise", "vps")
 
 
 def evaluate_methods(
@@ -146,9 +149,11 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
     if cfg.MODEL.ODAM.PRESET:
         cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
     if method == "d_rise":
-        cfg.MODEL.ODAM.TARGETS, cfg.MODEL.ODAM.SCORE = ["class"], "probability"
+        cfg.MODEL.ODAM.TARGETS = ["class"]
+    if method in _OF_DETECTIONS:
+        cfg.MODEL.ODAM.SCORE = "probability"
     own = _SETTINGS.get(method)
-    if own is not None and issubclass(own, MaskSettings):
+    if own is not None and issubclass(own, StateSettings):
         # Settings of the others that are compared: these differentiate nothing.
         cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
         node = cfg.MODEL.ODAM[own.NODE]

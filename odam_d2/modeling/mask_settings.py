@@ -8,7 +8,7 @@ from odam_d2.core.ranges import check_number, check_text
 
 from .node_settings import MAX_NUMBER, NodeSettings
 
-__all__ = ["DRiseSettings", "MaskSettings", "RiseSettings"]
+__all__ = ["DRiseSettings", "MaskSettings", "RiseSettings", "StateSettings"]
 
 # Far beyond what has a use, and still computed.
 _MAX_GRID = 1000  # cells along a side of a grid of masks
@@ -17,28 +17,40 @@ _MAX_LENGTH = 1000  # a length, in shares of a box
 
 
 @dataclass(frozen=True)
-class MaskSettings(NodeSettings):
+class StateSettings(NodeSettings):
     """
-    What these methods have in common.
-
     Attributes:
-        num_masks: masks of each image, at most.
         batch_size: masked images that the detector sees at once.
-        seed: of the masks; the n-th mask of an image depends on nothing else.
         check_every: masks between two saves.
         state_dir: folder where results are kept, so that an interrupted run goes on; "" for none.
     """
 
-    num_masks: int
     batch_size: int = field(default=8, kw_only=True)
-    seed: int = field(default=0, kw_only=True)
     check_every: int = field(default=200, kw_only=True)
     state_dir: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        self._check("1 or more", 1, MAX_NUMBER, "num_masks", "batch_size", "check_every")
-        self._check_seed()
+        self._check("1 or more", 1, MAX_NUMBER, "batch_size", "check_every")
         check_text(self.argument("state_dir"), self.state_dir)
+
+
+@dataclass(frozen=True)
+class MaskSettings(StateSettings):
+    """
+    Of random masks.
+
+    Attributes:
+        num_masks: masks of each image, at most.
+        seed: of the masks; the n-th mask of an image depends on nothing else.
+    """
+
+    num_masks: int
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("1 or more", 1, MAX_NUMBER, "num_masks")
+        self._check_seed()
 
 
 @dataclass(frozen=True)

@@ -24,28 +24,33 @@ from .gradient_settings import GCameSettings, LayerCamSettings, SmoothGradSettin
 from .mask_settings import DRiseSettings, RiseSettings
 from .nms import Postprocessor, build_odam_nms
 from .node_settings import MAX_NUMBER, NodeSettings
+from .segment_settings import DCloseSettings, VpsSettings
 
 __all__ = [
     "METHOD_SETTINGS",
     "NORM_STATISTICS",
     "SCORES",
+    "DCloseSettings",
     "DRiseSettings",
     "ExplainSettings",
     "GCameSettings",
     "LayerCamSettings",
     "RiseSettings",
     "SmoothGradSettings",
+    "VpsSettings",
 ]
 
 SCORES = ("probability", "logit")
 NORM_STATISTICS = ("constant", "exact")
 
 METHOD_SETTINGS: dict[str, type[NodeSettings]] = {
+    "d_close": DCloseSettings,
     "d_rise": DRiseSettings,
     "g_came": GCameSettings,
     "layer_cam": LayerCamSettings,
     "rise": RiseSettings,
     "smooth_grad": SmoothGradSettings,
+    "vps": VpsSettings,
 }
 """The methods that have settings of their own, each under its name."""
 
@@ -75,7 +80,8 @@ class ExplainSettings:
         preset: chooses method and layer: a name in ``ODAM_PRESET_REGISTRY``, such as ``"gradient"``
             or ``"faithful"``; empty for those above.
         signed: whether maps show what speaks against a decision as well, below zero.
-        d_rise, rise, smooth_grad, layer_cam, g_came: what the method of that name does.
+        d_rise, rise, smooth_grad, layer_cam, g_came, d_close, vps: what the method of that name
+            does.
         named_by_keys: whether messages name the keys of a config, or arguments.
     """
 
@@ -96,6 +102,8 @@ class ExplainSettings:
     smooth_grad: SmoothGradSettings = field(default_factory=SmoothGradSettings)
     layer_cam: LayerCamSettings = field(default_factory=LayerCamSettings)
     g_came: GCameSettings = field(default_factory=GCameSettings)
+    d_close: DCloseSettings = field(default_factory=DCloseSettings)
+    vps: VpsSettings = field(default_factory=VpsSettings)
     named_by_keys: bool = field(default=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

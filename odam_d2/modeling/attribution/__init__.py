@@ -4,6 +4,7 @@ registry. Importing this package registers them.
 """
 
 from . import (  # noqa: F401  -- register
+    d_close,
     g_came,
     integrated_gradients,
     layer_cam,
@@ -11,6 +12,7 @@ from . import (  # noqa: F401  -- register
     position,
     presets,
     smooth_grad,
+    vps,
     windows,
 )
 from .d_rise import DRise

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
 from tqdm import tqdm
@@ -20,21 +19,18 @@ from odam_d2.core.masks import STRIDE
 from odam_d2.core.rise import reliability, rise_mask, similarity
 from odam_d2.fingerprint import describe, digest, versions
 from odam_d2.modeling.adapters.base import Adapter
-from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.settings import DRiseSettings, ExplainSettings
 from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
+from .found_again import class_probabilities, detections_of
 from .geometry import image_geometry
-from .masked_runs import StateFile, in_batches, refuse
+from .masked_runs import StateFile, cell_means, in_batches, refuse
 from .registry import ODAM_METHOD_REGISTRY, Method
 
-__all__ = ["PROBABILITIES", "DRise", "d_rise_maps"]
-
-PROBABILITIES = "class_probabilities"
-"""Field (N, K) of the detections, where their detector tells."""
+__all__ = ["DRise", "d_rise_maps"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,10 @@ class DRise(Method):
             "norm_statistics": adapter.norm_statistics,  # which an NMS on maps goes by
             "nms": trace.nms,
         }
-        found = _detections(adapter, trace)
+        found = detections_of(adapter, trace)
 
         def detect(inputs: list[dict]) -> list[dict]:
-            return [{"instances": x} for x in _detections(adapter, again(inputs))]
+            return [{"instances": x} for x in detections_of(adapter, again(inputs))]
 
         return OdamMaps.cat(
             [
@@ -66,27 +62,6 @@ class DRise(Method):
                 for of_image in zip(trace.inputs, found, strict=True)
             ]
         )
-
-
-def _detections(adapter: Adapter, trace: Trace | OutputsTrace) -> list[Instances]:
-    """The detections of each image, with the probabilities of all classes where they are known."""
-    if not isinstance(trace, Trace):
-        return list(trace.instances)
-    found = [Instances(x.image_size, **x.get_fields()) for x in trace.instances or ()]
-    for of_image in found:  # a dense detector clips boxes at the very end
-        of_image.pred_boxes = of_image.pred_boxes.clone()
-        of_image.pred_boxes.clip(of_image.image_size)
-    if not len(trace):
-        for of_image in found:
-            of_image.set(PROBABILITIES, of_image.scores.new_zeros(0, adapter.num_classes))
-        return found
-    head = head_adapter(adapter)
-    decisions = head.decide(trace)
-    head.check_same(trace, decisions)
-    probabilities = decisions.probabilities[:, : adapter.num_classes].split(trace.counts())
-    for of_image, part in zip(found, probabilities, strict=True):
-        of_image.set(PROBABILITIES, part)
-    return found
 
 
 @ODAM_METHOD_REGISTRY.register()
@@ -192,7 +167,7 @@ def d_rise_maps(
 def _run(
     detect: Callable, given: dict, found: Instances, settings: DRiseSettings, sums: _Sums
 ) -> None:
-    wanted = _probabilities(found, found)
+    wanted = class_probabilities(found, found)
 
     def see(numbers: range) -> None:
         masks = torch.stack([_mask(given, number, settings) for number in numbers])
@@ -200,7 +175,7 @@ def _run(
         weights = torch.stack(
             [_similarity(found, wanted, output["instances"]) for output in outputs]
         )
-        sums.add(weights.cpu(), _cells(masks))
+        sums.add(weights.cpu(), cell_means(masks))
 
     def settled(bar: tqdm) -> bool:
         least = float(reliability(*sums.halves).min())
@@ -224,23 +199,9 @@ def _masked(given: dict, mask: Tensor) -> dict:
     return given | {"image": image * mask.to(image.device)}
 
 
-def _cells(masks: Tensor) -> Tensor:
-    """Means (B, h, w) over cells; those at the border over what is inside."""
-    return F.avg_pool2d(masks, STRIDE, ceil_mode=True)
-
-
 def _similarity(found: Instances, wanted: Tensor, now: Instances) -> Tensor:
     iou = pairwise_iou(found.pred_boxes, now.pred_boxes)
-    return similarity(iou, wanted, _probabilities(now, found))
-
-
-def _probabilities(found: Instances, like: Instances) -> Tensor:
-    """(N, K), of the detector or certain ones."""
-    if found.has(PROBABILITIES):
-        return precise(found.get(PROBABILITIES))
-    labels, known = found.pred_classes, like.pred_classes
-    # Without knowing how many classes there are: those of the detections in question.
-    return (labels[:, None] == known.unique()[None]).to(precise(found.scores))
+    return similarity(iou, wanted, class_probabilities(now, found))
 
 
 def _fingerprint(found: Instances, settings: DRiseSettings, detector: object) -> dict:
@@ -251,6 +212,6 @@ def _fingerprint(found: Instances, settings: DRiseSettings, detector: object) ->
     return {
         "settings": describe(replace(settings, state_dir="", named_by_keys=False)),
         "detector": digest(detector),
-        "probabilities": digest(_probabilities(found, found)),
+        "probabilities": digest(class_probabilities(found, found)),
         "versions": versions(),
     }

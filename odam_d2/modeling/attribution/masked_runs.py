@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
+from odam_d2.core.masks import STRIDE
 from odam_d2.files import read_torch, write_torch
 from odam_d2.fingerprint import differences, digest
-from odam_d2.modeling.mask_settings import MaskSettings
+from odam_d2.modeling.mask_settings import MaskSettings, StateSettings
 from odam_d2.modeling.settings import ExplainSettings
 
-__all__ = ["StateFile", "in_batches", "refuse"]
+__all__ = ["StateFile", "cell_means", "in_batches", "refuse"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class StateFile:
 
     @classmethod
     def of(
-        cls, settings: MaskSettings, about: object, fingerprint: Callable[[], object]
+        cls, settings: StateSettings, about: object, fingerprint: Callable[[], object]
     ) -> StateFile:
         """
         Args:
@@ -99,6 +102,11 @@ def in_batches(
     finally:
         bar.close()
         save()
+
+
+def cell_means(masks: Tensor) -> Tensor:
+    """Means (B, h, w) over cells of :data:`STRIDE` pixels; those at the border over what is in."""
+    return F.avg_pool2d(masks, STRIDE, ceil_mode=True)
 
 
 def refuse(settings: ExplainSettings, name: str, without: dict[str, object]) -> None:
