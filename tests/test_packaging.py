@@ -146,8 +146,10 @@ def test_nothing_imports_the_tools():
 def test_imports_are_required(built):
     """A module imported anywhere in the package is asked for in pyproject.toml."""
     packages = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml"}
+    packages["skimage"] = "scikit-image"
     packages["markupsafe"] = "jinja2"  # which is made of it
-    known = {*built.required, "detectron2", "odam-d2"}
+    optional = {"scikit-image"}  # whose absence is told, and which has an extra
+    known = {*built.required, *optional, "detectron2", "odam-d2"}
     for path in PACKAGE.rglob("*.py"):
         for name in {name.split(".")[0] for name in imported_modules(path)}:
             if name not in sys.stdlib_module_names:

@@ -89,7 +89,8 @@ _SETTINGS: dict[str, list] = {
     "method": [None, "", "gradcam", 3, "grad_cam", "grad_cam_pp", "input_gradient", ["odam"]],
     "d_rise": [None, {}, 3, "d_rise"], "rise": [None, {}, 3, "rise"],
     "smooth_grad": [None, {}, 3, "smooth_grad"], "layer_cam": [None, {}, 3, "layer_cam"],
-    "g_came": [None, {}, 3, "g_came"],
+    "g_came": [None, {}, 3, "g_came"], "d_close": [None, {}, 3, "d_close"],
+    "vps": [None, {}, 3, "vps"],
     "preset": [None, "gradiant", 3, ["gradient"], "gradient"],
     "unknown_setting": [1], "targest": [["class"]],
 }  # fmt: skip

@@ -30,7 +30,13 @@ from odam_d2.evaluation import (
 )
 from odam_d2.evaluation.faithfulness import FaithfulnessSettings
 from odam_d2.modeling.nms import Nms, OdamNms, SoftNms
-from odam_d2.modeling.settings import DRiseSettings, RiseSettings, SmoothGradSettings
+from odam_d2.modeling.settings import (
+    DCloseSettings,
+    DRiseSettings,
+    RiseSettings,
+    SmoothGradSettings,
+    VpsSettings,
+)
 
 FEW = ["TEST.DETECTIONS_PER_IMAGE", 6, "MODEL.RPN.POST_NMS_TOPK_TEST", 20,
        "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 6, "MODEL.FCOS.TOPK_CANDIDATES_TEST", 6]  # fmt: skip
@@ -141,6 +147,8 @@ def test_one_image_and_none_that_has_something(family):
         {"method": "grad_cam"},
         {"method": "grad_cam_pp"},
         {"method": "smooth_grad", "smooth_grad": SmoothGradSettings(2)},
+        {"method": "vps", "targets": ("class", "left"), "vps": VpsSettings(3, 12, batch_size=4)},
+        {"method": "d_close", "d_close": DCloseSettings(4, levels=1, enlarge=0.3, batch_size=4)},
         {"method": "rise", "rise": RiseSettings(4, 1 / 2, 2, batch_size=2)},
         {"method": "d_rise", "targets": ("class",), "d_rise": DRiseSettings(4, 4, batch_size=2)},
         {"smoothing_sigma": 1.0, "score": "logit", "targets": ("class:3", "left", "combined")},

@@ -11,7 +11,13 @@ from odam_d2 import explain, explain_boxes
 from odam_d2.core.errors import InputError
 from odam_d2.modeling.attribution import method_names
 from odam_d2.modeling.attribution.position import PositionMethod
-from odam_d2.modeling.settings import DRiseSettings, RiseSettings, SmoothGradSettings
+from odam_d2.modeling.settings import (
+    DCloseSettings,
+    DRiseSettings,
+    RiseSettings,
+    SmoothGradSettings,
+    VpsSettings,
+)
 
 CASCADE = "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"
 CASCADE_BOXES = ["MODEL.MASK_ON", False, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6, 0.7)]
@@ -136,6 +142,8 @@ def test_every_method_explains_the_same_detections_and_gives_the_model_back(slim
         "d_rise": DRiseSettings(num_masks=3),
         "rise": RiseSettings(num_masks=3),
         "smooth_grad": SmoothGradSettings(num_samples=1),
+        "d_close": DCloseSettings(num_masks=3, levels=2, segments=10),
+        "vps": VpsSettings(regions=4, max_passes=20),
     }
     found = explain(slim_model, two_images(), ("class",), method=method, **few)
     for ours, theirs in zip(found, plain, strict=True):

@@ -18,7 +18,7 @@ from training_cases import MASK, PANOPTIC
 from odam_d2 import explain, explain_boxes, explain_outputs
 from odam_d2.modeling.nms import OdamNms
 from odam_d2.modeling.precision import full_precision_copy, runs_in_half
-from odam_d2.modeling.settings import DRiseSettings, RiseSettings
+from odam_d2.modeling.settings import DRiseSettings, RiseSettings, VpsSettings
 
 FAMILIES = {
     **CASES,
@@ -228,6 +228,7 @@ def test_nms_with_maps_under_autocast(family):
 MASKS = {
     "d_rise": DRiseSettings(num_masks=4, batch_size=2, grid=4),
     "rise": RiseSettings(num_masks=8, batch_size=2, cell=1 / 2),
+    "vps": VpsSettings(regions=3),
 }
 
 

@@ -37,6 +37,7 @@ DEV = {
     "mypy": "mypy",
     "pytest": "pytest",
     "ruff": "ruff",
+    "skimage": "scikit-image",
     "xdist": "pytest-xdist",
 }
 
