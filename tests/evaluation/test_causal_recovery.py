@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import pytest
 import torch
 from causal_detector import (
@@ -19,6 +20,7 @@ from causal_detector import (
     white_picture,
 )
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 from odam_d2.core.errors import InputError
 from odam_d2.evaluation import CausalRecoveryEvaluator, CausalRecoverySettings
@@ -194,6 +196,46 @@ def test_without_parts_the_best_place_of_a_grid_stands_for_the_cause(unknown):
     anywhere = found["references"]["place"]["sides"]["anywhere"]["value"]
     # Of the 81 places along each axis those within 4 pixels of the best one cover all or half.
     assert 1 < anywhere < 10
+
+
+def test_a_coco_file_whose_pictures_are_shown_at_another_size(tmp_path):
+    """
+    A data set of one's own, half as large as what the detector sees, with a crowd and another class
+    in it: the same effects as above.
+    """
+    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "b"},
+                                                               {"id": 7, "name": "a"}]}  # fmt: skip
+    x1, y1, x2, y2 = (value / 2 for value in BOX)
+    box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": 900}
+    size = {"height": HEIGHT // 2, "width": WIDTH // 2}
+    for number in range(2):
+        small = cv2.resize(white_picture(), (size["width"], size["height"]))
+        cv2.imwrite(str(tmp_path / f"small {number}.png"), small)
+        content["images"].append({"id": number, "file_name": f"small {number}.png", **size})
+        for category, crowd in ((7, 1), (3, 0), (7, 0)):
+            known = {"id": len(content["annotations"]) + 1, "image_id": number, "iscrowd": crowd}
+            content["annotations"].append({**box, **known, "category_id": category})
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    register_coco_instances("mine", {}, str(tmp_path / "mine.json"), str(tmp_path))
+    try:
+        settings = CausalRecoverySettings(fills=("mean", "other"), areas=(), batch_size=20)
+        model = causal_detector()
+        # Detectron2 numbers classes by their ids: "b" is 0, which the detector finds.
+        evaluator = CausalRecoveryEvaluator("mine", settings=settings, model=model)
+        own = given(0) | size | {"image_id": 0}
+        (output,) = model([own])
+        output["instances"].odam_maps = spots(TRUE)
+        evaluator.reset()
+        evaluator.process([own], [output])
+        found = evaluator.evaluate()["causal_recovery"]
+    finally:
+        DatasetCatalog.remove("mine")
+        MetadataCatalog.remove("mine")
+    assert found["num_objects"] == 1
+    assert found["sides"] == pytest.approx(100, abs=0.1)
+    assert found["class"] == pytest.approx(100, abs=0.1)
+    best = effects_of(evaluator.effects, "best", "place")
+    assert best["left"] == pytest.approx(8 * (1 - MEAN), rel=1e-3)
 
 
 def test_hidden_objects_and_other_classes_do_not_count(dataset):
