@@ -99,17 +99,17 @@ def _of_object(
     model: nn.Module, given: dict, annotation: Mapping, detection: int, methods: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, list[Intervention]]]:
     removal = Removal(given["image"])
-    parts = {
-        target: Patch.of_part(mask_utils.decode(rle), removal.size)
-        for target, rle in annotation["part_segmentations"].items()
+    patches = {
+        target: patch
+        for target in DEFAULT_TARGETS
+        if (patch := Patch.of_part(_decoded(annotation, target), removal.size)) is not None
     }
-    patches = {target: parts[target] for target in DEFAULT_TARGETS}
     maps = {method: _map_of(model, given, detection, method) for method in methods}
     with rereading(model, given, DEFAULT_TARGETS, getattr(model, "odam", None)) as again:
         box = again.found.pred_boxes.tensor[detection].tolist()
         see = _Reader(again, removal, detection, box)
-        true = {t: see(t, p.at(p.centre, removal.size)) for t, p in patches.items() if p}
-        side = max(SIDES, key=lambda target: true[target][1])
+        true = {t: see(t, patch.at(patch.centre, removal.size)) for t, patch in patches.items()}
+        side = max(true.keys() & set(SIDES), key=lambda target: (true[target][1], target))
         found = {"the true part": [true[target][0] for target in ("class", side)]}
         for method, heats in maps.items():
             of_method = []
@@ -121,6 +121,10 @@ def _of_object(
                 of_method.append(see(target, mask, heat)[0])
             found[method] = of_method
     return see.picture, found
+
+
+def _decoded(annotation: Mapping, target: str) -> np.ndarray:
+    return mask_utils.decode(annotation["part_segmentations"][target])
 
 
 def _map_of(model: nn.Module, given: dict, detection: int, method: str) -> Tensor:
@@ -156,8 +160,8 @@ class _Reader:
             said = f"score {score:.2f} → {max(0.0, score - effect):.2f}"
         else:
             said = f"{target} side {effect:+.1f} px"
-        heat = None if heat is None else heat.numpy()
-        shown = Intervention(target, self.box, heat, mask, self._shown(image), said)
+        values = None if heat is None else heat.numpy()
+        shown = Intervention(target, self.box, values, mask, self._shown(image), said)
         return shown, effect
 
 
@@ -181,8 +185,8 @@ def draw(
     for row, method in enumerate(methods):
         top = _TEXT + row * (_CELL + _TEXT + _GAP)
         words = textwrap.fill(names.get(method, method), 13)
-        place = (_LABEL - 10, top + _CELL / 2)
-        pen.multiline_text(place, words, _INK, font(13, bold=True), "rm", align="right")
+        beside = (_LABEL - 10, top + _CELL / 2)
+        pen.multiline_text(beside, words, _INK, font(13, bold=True), "rm", align="right")
         left = _LABEL
         for picture, of_object in objects:
             for shown in of_object[method]:
@@ -192,8 +196,8 @@ def draw(
                 for cell in _cells(picture, shown):
                     canvas.paste(Image.fromarray(cell), (left, top))
                     left += _CELL + _GAP
-                place = (left - _GAP - _CELL / 2, top + _CELL + _TEXT / 2)
-                pen.text(place, shown.said, _INK, font(12), "mm")
+                below = (left - _GAP - _CELL / 2, top + _CELL + _TEXT / 2)
+                pen.text(below, shown.said, _INK, font(12), "mm")
     return canvas
 
 
@@ -203,7 +207,7 @@ def _cells(picture: np.ndarray, shown: Intervention) -> Iterator[np.ndarray]:
     x1, y1, x2, y2 = crop_around(shown.box, corners, picture.shape[:2])
     scale = _CELL / max(x2 - x1, y2 - y1)
     size = (max(1, round((y2 - y1) * scale)), max(1, round((x2 - x1) * scale)))
-    box = (np.array(shown.box) - (x1, y1, x1, y1)) * scale
+    box = ((np.array(shown.box) - (x1, y1, x1, y1)) * scale).tolist()
     window = np.s_[y1:y2, x1:x2]
     side = explained_side(shown.target)
     plain = resize(picture[window], size)
