@@ -26,7 +26,7 @@ from odam_d2.modeling.attribution import method_names, preset_names
 
 METHODS = {"odam": "ODAM", "gradient": "gradient", "faithful": "faithful",
            "side_middle": "middle of the box or side"}  # fmt: skip
-QUALITY = 70  # of what is no PNG
+QUALITY = 45  # of what is no PNG
 
 
 def get_parser() -> argparse.ArgumentParser:
