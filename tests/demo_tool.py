@@ -102,7 +102,7 @@ def slim(tmp_path):
 def run(capsys, *argv):
     """Exit status, stdout and stderr without the progress bar of a call of the tool."""
     try:
-        status = run_tool(lambda: tool.main([str(arg) for arg in argv]))
+        status = run_tool(lambda: tool.run([str(arg) for arg in argv]))
     except SystemExit as stop:
         status = stop.code
     captured = capsys.readouterr()

@@ -13,7 +13,9 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 def load_tool(name: str) -> ModuleType:
     """A module of its own each time, of the tool with this name, such as ``"train_net"``."""
-    spec = importlib.util.spec_from_file_location(f"odam_{name}", TOOLS / f"{name}.py")
+    spec = importlib.util.find_spec(f"odam_d2.command_line.{name}")
+    if spec is None:  # one that only the checkout has
+        spec = importlib.util.spec_from_file_location(f"odam_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -23,15 +23,17 @@ With --methods, what ODAM, Grad-CAM and D-RISE cost (of D-RISE, so many masks ar
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-
+runpy.run_path(str(Path(__file__).with_name("enter_environment.py")))["enter_environment"]()
 # benchmarks/ is a folder of this checkout, not of the package that is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from detectron2.config import CfgNode
 
 from benchmarks.explaining import BenchmarkCase, measure, peak_memory
 from benchmarks.methods import measure_methods

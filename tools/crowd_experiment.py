@@ -8,9 +8,11 @@ Odam-NMS on them (docs/crowds.md). Interrupt it whenever you like, the same comm
 """
 
 import argparse
+import runpy
 import sys
 from pathlib import Path
 
+runpy.run_path(str(Path(__file__).with_name("enter_environment.py")))["enter_environment"]()
 # experiments/ is a folder of this checkout, not of the package that is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -1,31 +1,13 @@
 #!/usr/bin/env python
-"""
-Reduce a training checkpoint to the weights of its model.
+"""``odam-strip-checkpoint`` in a checkout, see its ``--help``."""
 
-    tools/strip_checkpoint.py output/crowdshapes/retinanet/model_final.pth retinanet.pth
-"""
-
-import argparse
+import runpy
 import sys
+from pathlib import Path
 
-from odam_d2.errors import run_tool
-from odam_d2.model_zoo.strip import strip_checkpoint
+runpy.run_path(str(Path(__file__).with_name("enter_environment.py")))["enter_environment"]()
 
-
-def main() -> None:
-    """Parse the arguments and strip."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument(
-        "source", help="checkpoint written by tools/train_net.py or tools/train_scattered.py"
-    )
-    parser.add_argument("target", help="file to write")
-    parser.add_argument("--without", default="", metavar="PREFIX",
-                        help="leave out weights whose names begin with it: probes. of those that "
-                        "tools/train_scattered.py trained")  # fmt: skip
-    args = parser.parse_args()
-    size = strip_checkpoint(args.source, args.target, args.without)
-    print(f"{args.target}: {size / 1e6:.1f} MB")
-
+from odam_d2.command_line.strip_checkpoint import command
 
 if __name__ == "__main__":
-    sys.exit(run_tool(main))
+    sys.exit(command())

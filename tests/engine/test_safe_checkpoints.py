@@ -263,7 +263,7 @@ def test_the_demo_runs_nothing(evil, tmp_path, capsys):
         config = tmp_path / "empty.yaml"
         config.write_text("VERSION: 2\n")
         arguments = [*map(str, arguments), "--config-file", str(config), "--opts", *opts]
-        assert run_tool(lambda given=arguments: demo.main(given)) == 1
+        assert run_tool(lambda given=arguments: demo.run(given)) == 1
         assert "posix.system" in capsys.readouterr().err
 
 

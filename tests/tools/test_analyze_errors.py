@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from detectron2.utils.file_io import PathManager
 from few_images import few_images
+from tool_modules import load_tool
 
 import odam_d2.analysis.detections as detections_module
 from odam_d2 import explain, explain_boxes
@@ -44,7 +44,7 @@ def images():
 
 
 def run(*arguments):
-    tool = runpy.run_path(str(ROOT / "tools/analyze_errors.py"))
+    tool = vars(load_tool("analyze_errors"))
     opts = ["MODEL.DEVICE", "cpu", "DATASETS.TEST", f"('{NAME}',)", "DATALOADER.NUM_WORKERS", "0"]
     return run_tool(lambda: tool["run"](["--config-file", CONFIG, *arguments, *opts]))
 
@@ -357,7 +357,7 @@ def test_nothing_found_and_nothing_there():
 )
 def test_errors_are_one_sentence(arguments, sentence, capsys, tmp_path):
     output = [] if "--output" in arguments else ["--output", str(tmp_path)]
-    tool = runpy.run_path(str(ROOT / "tools/analyze_errors.py"))
+    tool = vars(load_tool("analyze_errors"))
     base = ["--config-file", CONFIG, *output]
     keys = [x for x in arguments if not x.startswith("--")] if arguments[0].isupper() else []
     flags = [] if keys else arguments

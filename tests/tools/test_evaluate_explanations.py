@@ -2,7 +2,6 @@
 
 import json
 import logging
-import runpy
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 from few_images import few_images
+from tool_modules import load_tool
 
 import odam_d2.engine.explanation_run as explanation_run
 from odam_d2.errors import run_tool
@@ -31,7 +31,7 @@ def images():
 
 
 def evaluate(folder, *arguments, opts=()):
-    tool = runpy.run_path(str(ROOT / "tools/evaluate_explanations.py"))
+    tool = vars(load_tool("evaluate_explanations"))
     base = ["--config-file", CONFIG, "--output", str(folder), *arguments]  # then overrides at once
     return run_tool(lambda: tool["run"]([*base, *OPTS, *opts]))
 
@@ -256,7 +256,7 @@ def test_errors_are_one_sentence(tmp_path, capsys, arguments, opts, sentence):
 
 
 def train_net(folder, *opts):
-    tool = runpy.run_path(str(ROOT / "tools/train_net.py"))
+    tool = vars(load_tool("train_net"))
     arguments = ["--config-file", CONFIG, "--eval-only", *OPTS, "OUTPUT_DIR", str(folder), *opts]
     return run_tool(lambda: tool["run"](arguments))
 
