@@ -9,9 +9,11 @@ detector says then (docs/what_maps_show.md).
 
 import argparse
 import io
+import runpy
 import sys
 from pathlib import Path
 
+runpy.run_path(str(Path(__file__).with_name("enter_environment.py")))["enter_environment"]()
 # experiments/ is a folder of this checkout, not of the package that is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
