@@ -26,6 +26,8 @@ _DEMO: list[tuple[str, list[str], list[str]]] = [
         ([], "SCORE", "logit"), ([], "SMOOTHING_SIGMA", "2.0"), ([], "LAYER", "res4"),
         ([], "METHOD", "grad_cam"), ([], "METHOD", "grad_cam_pp"), ([], "METHOD", "input_gradient"),
         ([], "TARGETS", "['left']"), ([], "NMS.NAME", "soft_nms"),
+        ([], "SIGNED", "True"), ([], "PRESET", "gradient"), (_D_RISE, "SIGNED", "True"),
+        (["MODEL.ODAM.LAYER", "res4"], "SIGNED", "True"),
         (["MODEL.ODAM.LAYER", "res4"], "SMOOTHING_SIGMA", "2.0"),
         (["MODEL.ODAM.LAYER", "res4"], "SCORE", "logit"),
         (["MODEL.ODAM.METHOD", "grad_cam"], "SMOOTHING_SIGMA", "2.0"),
