@@ -6,6 +6,7 @@ from . import (
     model_zoo,  # makes odam:// known
 )
 from .config import add_odam_config
+from .engine.predictor import ExplainingPredictor
 from .modeling import (
     ExplainSettings,
     UnsupportedModelError,
@@ -19,6 +20,7 @@ from .visualization.drawing import draw, show_in_notebooks
 
 __all__ = [
     "ExplainSettings",
+    "ExplainingPredictor",
     "OdamMaps",
     "UnsupportedModelError",
     "__version__",

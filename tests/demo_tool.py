@@ -78,7 +78,7 @@ def fake(monkeypatch):
                 image.shape[:2], self.boxes, classes=classes, targets=self.targets
             )
             found.odam_maps.saturated[1:, :1] = True
-            return found
+            return {"instances": found}
 
     monkeypatch.setattr(tool, "ExplainingPredictor", FakePredictor)
     return FakePredictor

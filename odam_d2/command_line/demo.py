@@ -18,9 +18,9 @@ import os
 from detectron2.utils.logger import setup_logger
 
 from odam_d2.data import register_datasets
-from odam_d2.data.given import add_data_arguments
-from odam_d2.demo import Demo, ExplainingPredictor, expand_inputs, plan_folders
-from odam_d2.engine import setup_config
+from odam_d2.data.given import add_data_arguments, read_class_names
+from odam_d2.demo import Demo, expand_inputs, plan_folders
+from odam_d2.engine import ExplainingPredictor, setup_config
 from odam_d2.engine.detector import check_score_threshold
 from odam_d2.engine.given_data import use_given_data
 from odam_d2.engine.project import add_import_argument
@@ -145,6 +145,8 @@ def setup(args: argparse.Namespace) -> Demo:
     plan_folders(args.input, args.output)
     how = {"preset": args.preset, "signed": args.signed}
     predictor = ExplainingPredictor(cfg, args.targets, args.confidence_threshold, **how)
+    if args.class_names is not None:
+        check_names(args.class_names, predictor)
     others = [name for name in dict.fromkeys(args.compare) if name != predictor.method]
     compared = {name: predictor.by_preset(name) for name in others}
     method = f" · {predictor.method}" + (f" beside {', '.join(others)}" if others else "")
@@ -163,6 +165,15 @@ def setup(args: argparse.Namespace) -> Demo:
         predictor.method if compared else "",
         compared,
     )
+
+
+def check_names(file: str, predictor: ExplainingPredictor) -> None:
+    """Raise a :class:`UserError` where ``--class-names`` are not one for each class."""
+    count = len(read_class_names(file))
+    if count != len(predictor.class_names):
+        raise UserError(
+            f"{file!r} has {count} names, and the detector has {len(predictor.class_names)} classes"
+        )
 
 
 def run(argv: list[str] | None = None) -> None:

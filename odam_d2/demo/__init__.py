@@ -3,12 +3,10 @@
 from odam_d2.data.pictures import read_picture
 
 from .inputs import expand_inputs
-from .predictor import ExplainingPredictor
 from .runner import Demo, plan_folders
 
 __all__ = [
     "Demo",
-    "ExplainingPredictor",
     "expand_inputs",
     "plan_folders",
     "read_picture",

@@ -65,13 +65,13 @@ class Demo:
     Explains images one by one into a folder with a page to browse them.
 
     Attributes:
-        predict: from an (H, W, 3) uint8 RGB image to its explained detections, in its pixels.
+        predict: an :class:`odam_d2.ExplainingPredictor`, or what is called like one.
         class_names: by class id.
         output: folder of the results; it is made when the first image is done.
         max_detections: how many detections of an image are drawn, the best first.
         subtitle: a line for the page, such as the model's name.
-        suppressed: from an image to the recorded candidates of its NMS, which are then drawn too;
-            None for not.
+        suppressed: from a BGR image to the recorded candidates of its NMS, which are then drawn,
+            too; None for not.
         method: name of what made the maps of ``predict``.
         compared: other methods by their names, whose maps of the same detections are shown, too.
         overlap: IoU above which detections are drawn together, see
@@ -80,7 +80,7 @@ class Demo:
         left_out: sentences about the images that could not be read or explained.
     """
 
-    predict: Callable[[np.ndarray], Instances]
+    predict: Callable[[np.ndarray], Mapping]
     class_names: Sequence[str]
     output: str
     max_detections: int = 20
@@ -88,7 +88,7 @@ class Demo:
     suppressed: Callable[[np.ndarray], Instances] | None = None
     overlap: float | None = None
     method: str = ""
-    compared: Mapping[str, Callable[[np.ndarray], Instances]] = field(default_factory=dict)
+    compared: Mapping[str, Callable[[np.ndarray], Mapping]] = field(default_factory=dict)
     done: list[ImageEntry] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -134,10 +134,13 @@ class Demo:
     def _explain(self, path: str, folder: str) -> None:
         try:
             image = read_picture(path)
-            instances = self.predict(image)
-            candidates = None if self.suppressed is None else self.suppressed(image)
+            bgr = image[:, :, ::-1]
+            instances = _best_first(self.predict(bgr))
+            candidates = None if self.suppressed is None else self.suppressed(bgr).to("cpu")
             by_method = {self.method: instances.odam_maps}
-            by_method |= {name: of(image).odam_maps for name, of in self.compared.items()}
+            by_method |= {
+                name: _best_first(of(bgr)).odam_maps for name, of in self.compared.items()
+            }
         except UserError as error:
             self.left_out.append(str(error))
             return
@@ -175,3 +178,9 @@ class Demo:
         else:
             text = f"{count} images were left out: {'; '.join(self.left_out)}"
         return f"{text} (the other {len(self.done)} are in {page!r})" if self.done else text
+
+
+def _best_first(output: Mapping) -> Instances:
+    """The detections of an image on the CPU, the highest score first."""
+    found = output["instances"].to("cpu")
+    return found[found.scores.argsort(descending=True, stable=True)]

@@ -2,12 +2,14 @@
 
 from .detector import Detector, build_detector, setup_config
 from .lazy_setup import setup_lazy
+from .predictor import ExplainingPredictor
 from .setup import setup_cfg
 from .trainer import Trainer
 from .weights import load_weights
 
 __all__ = [
     "Detector",
+    "ExplainingPredictor",
     "Trainer",
     "build_detector",
     "load_weights",

@@ -37,7 +37,7 @@ def use_given_data(cfg: CfgNode | DictConfig, args: Namespace, needs_data: bool 
         return
     names = read_class_names(args.class_names)
     if args.coco_json is None and not needs_data:
-        _test_on(cfg, f"classes of {args.class_names}")
+        _test_on(cfg, f"classes {', '.join(names)}")
     for dataset in _tested_on(cfg):
         name_classes(dataset, names, args.class_names)
 

@@ -10,8 +10,8 @@ from blob_maps import blob_detections
 from demo_tool import BOXES, config, files_in, links, run, save_image
 from PIL import Image
 
-from odam_d2.demo import Demo, predictor
-from odam_d2.engine import setup_cfg
+from odam_d2.demo import Demo
+from odam_d2.engine import predictor, setup_cfg
 from odam_d2.visualization import load_maps
 
 pytest_plugins = ["demo_tool"]
@@ -189,7 +189,9 @@ class TestRealDetector:
             setup_cfg(slim, ["MODEL.ODAM.PRESET", "gradient"]), ["left"], 0.0
         )
         plain = predictor.ExplainingPredictor(setup_cfg(slim), ["left"], 0.0)
-        found, other = by_config(image), plain.by_preset("gradient")(image)
+        found, other = (
+            predict(image)["instances"] for predict in (by_config, plain.by_preset("gradient"))
+        )
         assert (by_config.method, plain.method) == ("gradient", "odam")
         assert (found.odam_maps.values == other.odam_maps.values).all()
         assert found.odam_maps.strides.unique().tolist() == [4]  # on the finest layer
@@ -206,19 +208,50 @@ class TestRealDetector:
 
         monkeypatch.setattr(predictor, "explain", spy)
         image = np.zeros((50, 80, 3), np.uint8)
-        image[..., 0] = 200  # red
-        found = predict(image)
+        image[..., 2] = 200  # red, of BGR
+        found = predict(image)["instances"]
         assert (seen["height"], seen["width"]) == (50, 80)
         assert seen["image"].shape == (3, 64, 102)
         assert seen["image"].mean(dim=(1, 2)).tolist() == (
             [200, 0, 0] if layout == "RGB" else [0, 0, 200]
         )
-        assert found.scores.tolist() == pytest.approx([0.7, 0.2])
+        assert found.scores.tolist() == pytest.approx([0.2, 0.7])
+
+    def test_the_best_detections_come_first(self, tmp_path):
+        def predict(image):
+            return {"instances": blob_detections((50, 80), BOXES, scores=[0.2, 0.7])}
+
+        save_image(tmp_path / "street.png")
+        Demo(predict, ["star"], str(tmp_path / "out")).run([str(tmp_path / "street.png")])
+        listing = json.loads((tmp_path / "out" / "street" / "maps.json").read_text())
+        scores = [item["score"] for item in listing["maps"]]
+        assert scores == sorted(scores, reverse=True)
+
+    def test_names_of_another_detector_are_not_used(self, slim, caplog):
+        """The classes of a config's data set, often COCO's, are not those of every detector."""
+        cfg = setup_cfg(slim, ["DATASETS.TEST", "('coco_2017_val',)"])
+        assert predictor.ExplainingPredictor(cfg).class_names == ("class 0", "class 1", "class 2")
+        assert "has 80 classes and the detector 3" in caplog.text
+
+    def test_class_names_by_file(self, slim, capsys, tmp_path):
+        (tmp_path / "names.txt").write_text("star\nmoon\nsun\n")
+        image, out = save_image(tmp_path / "street.png"), tmp_path / "out"
+        argv = ("--config-file", slim, "--input", image, "--output", out, "--class-names",
+                tmp_path / "names.txt", "--confidence-threshold", 0, "--opts",
+                "DATASETS.TEST", "('coco_2017_val',)")  # fmt: skip
+        assert run(capsys, *argv)[0] == 0
+        listing = json.loads((out / "street" / "maps.json").read_text())
+        assert {item["class"]["name"] for item in listing["maps"]} <= {"star", "moon", "sun"}
+        (tmp_path / "names.txt").write_text("star\nmoon\n")
+        status, _, lines = run(capsys, *argv)
+        assert (status, lines[-1].split(": ")[0]) == (1, "error")
+        assert "has 2 names, and the detector has 3 classes" in lines[-1]
 
 
 def test_file_names_that_are_not_unicode(tmp_path):
     path = os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff.png")
     Image.new("RGB", (80, 50)).save(path)
-    demo = Demo(lambda image: blob_detections((50, 80), BOXES), ["star"], str(tmp_path / "out"))
+    found = {"instances": blob_detections((50, 80), BOXES)}
+    demo = Demo(lambda image: found, ["star"], str(tmp_path / "out"))
     page = pathlib.Path(demo.run([path]))
     assert b'src="%FF/00_star_class.png"' in page.read_bytes()

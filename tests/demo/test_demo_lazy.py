@@ -14,8 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tiny_coco import register_tiny
 
 from odam_d2 import ExplainSettings
-from odam_d2.demo import ExplainingPredictor, predictor, read_picture
-from odam_d2.engine import build_detector, detector, setup_lazy
+from odam_d2.demo import read_picture
+from odam_d2.engine import ExplainingPredictor, build_detector, detector, predictor, setup_lazy
 from odam_d2.errors import UserError
 from odam_d2.visualization import load_maps
 
@@ -71,9 +71,14 @@ def test_explains(tmp_path, capsys, weights):
 
 def test_score_threshold(weights):
     image = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
-    everything = ExplainingPredictor(config(weights), ["class"], 0.0)(image).scores
+
+    def scores_above(threshold):
+        predict = ExplainingPredictor(config(weights), ["class"], threshold)
+        return predict(image[:, :, ::-1])["instances"].scores
+
+    everything = scores_above(0.0)
     middle = everything.median().item()
-    scores = ExplainingPredictor(config(weights), ["class"], middle)(image).scores
+    scores = scores_above(middle)
     assert scores.tolist() == everything[everything > middle].tolist()
     assert 0 < len(scores) < len(everything)
 
@@ -98,7 +103,7 @@ def test_picture_is_prepared_as_by_the_test_mapper(weights, monkeypatch, tmp_pat
         return [{"instances": blob_detections((50, 80), BOXES)}]
 
     monkeypatch.setattr(predictor, "explain", spy)
-    ExplainingPredictor(cfg)(read_picture(path))
+    ExplainingPredictor(cfg)(read_picture(path)[:, :, ::-1])
     assert (seen["height"], seen["width"]) == (50, 80)
     assert (seen["image"] == expected["image"]).all()
 

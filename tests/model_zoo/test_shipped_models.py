@@ -10,8 +10,7 @@ from oracle import detections_error, with_constant_statistics
 
 from odam_d2 import explain
 from odam_d2.data.pictures import read_picture
-from odam_d2.demo import ExplainingPredictor
-from odam_d2.engine import load_weights, setup_cfg
+from odam_d2.engine import ExplainingPredictor, load_weights, setup_cfg
 from odam_d2.evaluation import KnownCauseEvaluator
 from odam_d2.modeling.fcos import ConfigurableFCOS
 
@@ -124,8 +123,8 @@ def test_the_confidence_threshold_reaches_every_kind_of_detector(kind):
     """Of one picture, exactly the detections of at least that score are left."""
     cfg = setup_cfg(SHIPPED[kind][0], ["MODEL.DEVICE", "cpu"])
     image = read_picture(DatasetCatalog.get("crowdshapes_val")[0]["file_name"])
-    every = ExplainingPredictor(cfg, ["class"], 0.05)(image).scores
-    confident = ExplainingPredictor(cfg, ["class"], 0.6)(image).scores
+    every = ExplainingPredictor(cfg, ["class"], 0.05)(image)["instances"].scores
+    confident = ExplainingPredictor(cfg, ["class"], 0.6)(image)["instances"].scores
     assert every.min() < 0.6
     assert len(confident) > 0
     assert confident.tolist() == every[every > 0.6].tolist()

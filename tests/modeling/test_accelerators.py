@@ -20,8 +20,7 @@ from training_cases import labelled_images, losses_of, training_model
 
 from odam_d2 import explain, explain_boxes, explain_outputs
 from odam_d2.data.pictures import read_picture
-from odam_d2.demo import ExplainingPredictor
-from odam_d2.engine import load_weights, setup_cfg
+from odam_d2.engine import ExplainingPredictor, load_weights, setup_cfg
 from odam_d2.evaluation import (
     CrowdEvaluator,
     ExplanationEvaluator,
@@ -282,7 +281,8 @@ def test_the_demo_predicts(picture):
     with pretend():
         predictor = ExplainingPredictor(setup_cfg(SHIPPED, ["MODEL.DEVICE", str(DEVICE)]))
         assert next(predictor.detector.model.parameters()).device == DEVICE
-        found, candidates = predictor(image), predictor.candidates(image)
-    assert found.scores.device.type == candidates.scores.device.type == "cpu"
-    assert_same(found, expected(image))
+        found, candidates = predictor(image)["instances"], predictor.candidates(image)
+        assert found.scores.device == candidates.scores.device == DEVICE
+        found, candidates = found.to("cpu"), candidates.to("cpu")
+    assert_same(found, expected(image)["instances"])
     assert_same(candidates, expected.candidates(image))

@@ -1,7 +1,8 @@
-"""A detector that explains single pictures, prepared as by Detectron2's ``DefaultPredictor``."""
+"""A detector that explains single pictures, made like Detectron2's ``DefaultPredictor``."""
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,24 +11,30 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
-from odam_d2 import ExplainSettings, UnsupportedModelError, explain
 from odam_d2.core.errors import InputError
 from odam_d2.data.mapper import told_if_too_thin
-from odam_d2.engine import Detector, build_detector
 from odam_d2.errors import UserError
+from odam_d2.modeling import ExplainSettings, UnsupportedModelError, explain
 from odam_d2.modeling.explanation import Explanation
 from odam_d2.modeling.nms import Nms
 from odam_d2.modeling.state import preserved
 
+from .detector import Detector, build_detector
+
 __all__ = ["ExplainingPredictor"]
+
+logger = logging.getLogger(__name__)
 
 
 class ExplainingPredictor:
     """
-    Detects and explains in one picture at a time.
+    Detects and explains in one picture at a time: ``ExplainingPredictor(cfg)(image)``, where the
+    image is BGR, as ``cv2.imread`` reads it. It is resized, and its channels are ordered, as the
+    config says.
 
     Attributes:
-        class_names (tuple[str]): by class id; "class K" where the config's data set has no names.
+        class_names (tuple[str]): by class id; "class K" where the config's data set
+            has no names, or not as many as the detector has classes.
         targets (tuple[str]): what is explained.
         weights (str): path or address of the checkpoint.
     """
@@ -66,8 +73,14 @@ class ExplainingPredictor:
         detector.load()
         self.detector = detector
         self.weights = detector.weights
-        names = self.settings.class_names or [f"class {k}" for k in range(num_classes)]
-        self.class_names = tuple(names)
+        names = self.settings.class_names
+        if names is not None and len(names) != num_classes:
+            logger.warning(
+                "the data set of the config has %d classes and the detector %d: its names are not "
+                "used", len(names), num_classes,
+            )  # fmt: skip
+            names = None
+        self.class_names = tuple(names or [f"class {k}" for k in range(num_classes)])
         self.targets = self.settings.targets
 
     @property
@@ -91,38 +104,37 @@ class ExplainingPredictor:
             raise UserError(str(error)) from error
         return other
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def __call__(self, image: np.ndarray) -> dict:
         """
         Detect and explain.
 
         Args:
-            image: (H, W, 3) uint8 RGB. It is not changed.
+            image: (H, W, 3) uint8 BGR. It is not changed.
 
         Returns:
-            Instances on the CPU, boxes in pixels of ``image``, with the field ``odam_maps``, the
-            highest score first.
+            Detectron2's output of one image, ``{"instances": Instances}``, boxes in pixels of
+            ``image``, with the field ``odam_maps``.
         """
-        found = self._explain(image, self.settings)["instances"].to("cpu")
-        return found[found.scores.argsort(descending=True, stable=True)]
+        return self._explain(image, self.settings)
 
     def candidates(self, image: np.ndarray) -> Instances:
         """
         What NMS was given, and what became of it: that of ``MODEL.ODAM.NMS``, else Detectron2's.
 
         Args:
-            image: (H, W, 3) uint8 RGB. It is not changed.
+            image: (H, W, 3) uint8 BGR. It is not changed.
 
         Returns:
-            Instances on the CPU, boxes in pixels of ``image``, with the fields that
-            ``MODEL.ODAM.NMS.RECORD`` gives and their class maps ``odam_maps``.
+            Instances, boxes in pixels of ``image``, with the fields that ``MODEL.ODAM.NMS.RECORD``
+            gives and their class maps ``odam_maps``.
         """
         nms = self.settings.nms or Nms()
         settings = dataclasses.replace(self.settings, targets=(), nms=nms, record=True)
-        return self._explain(image, settings)["candidates"].to("cpu")
+        return self._explain(image, settings)["candidates"]
 
     def _explain(self, image: np.ndarray, settings: ExplainSettings) -> dict:
         height, width = image.shape[:2]
-        picture = T.AugInput(image if self.detector.input_format == "RGB" else image[:, :, ::-1])
+        picture = T.AugInput(image if self.detector.input_format == "BGR" else image[:, :, ::-1])
         with told_if_too_thin():
             self.detector.resize(picture)
         tensor = torch.as_tensor(picture.image.astype("float32").transpose(2, 0, 1))
