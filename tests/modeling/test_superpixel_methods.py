@@ -9,12 +9,12 @@ from detectron2.structures import Boxes, pairwise_iou
 from oracle import two_images
 from plain_heads import FAMILIES
 from test_d_rise import rcnn_detections, retinanet_detections
-from test_rise_in_place import PATCHES, Toy, toy_images
+from test_rise_in_place import PATCHES, Toy, ToyAdapter, toy_images
 
 from odam_d2 import explain, explain_boxes
 from odam_d2.core.d_close import segment_mask
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.adapters import build_adapter
+from odam_d2.modeling.adapters import build_adapter, register_adapter
 from odam_d2.modeling.attribution.d_close import DClose
 from odam_d2.modeling.attribution.superpixels import superpixels
 from odam_d2.modeling.attribution.vps import Vps
@@ -282,6 +282,28 @@ def test_boxes_and_no_scikit_image_are_told(method, slim_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
     with pytest.raises(InputError, match="scikit-image, which is not installed"):
         explain(Toy(), toy_images(), ("class",), method=method)
+
+
+class Blind(Toy):
+    """Finds nothing."""
+
+    def forward(self, inputs):
+        return [{"instances": x["instances"][:0]} for x in super().forward(inputs)]
+
+
+@register_adapter(Blind)
+class BlindAdapter(ToyAdapter):
+    def outputs(self, batched_inputs, results):
+        return [x.detach(slice(0, 0)) for x in super().outputs(batched_inputs, results)]
+
+
+@pytest.mark.parametrize("method", ["d_close", "vps"])
+def test_nothing_found_is_no_map_and_no_pass(method):
+    model = Blind()
+    for result in explain(model, toy_images(), ("left", "combined"), method=method):
+        assert len(result["instances"].odam_maps) == 0
+        assert result["instances"].odam_maps.targets == ("left", "combined")
+    assert len(model.calls) <= 2  # detected, read as it is
 
 
 def test_superpixels_of_any_image():

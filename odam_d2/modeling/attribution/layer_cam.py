@@ -63,6 +63,8 @@ class LayerCam(Method):
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         differentiated = Targets(list(targets))  # 'combined' is made at the end
         found = [method(adapter, trace, differentiated) for method in self._methods(adapter)]
+        if not len(found[0]):
+            return OdamMaps.empty(targets.names, found[0].values)
         stride = min(float(maps.strides.min()) for maps in found)
         of_images = zip(*(maps.split(trace.counts()) for maps in found), strict=True)
         return OdamMaps.cat(
