@@ -130,7 +130,7 @@ def _decoded(annotation: Mapping, target: str) -> np.ndarray:
 def _map_of(model: nn.Module, given: dict, detection: int, method: str) -> Tensor:
     """(T, H, W) of one detection."""
     chosen = {"preset" if method in preset_names() else "method": method}
-    (output,) = explain(model, [given], DEFAULT_TARGETS, **chosen)
+    (output,) = explain(model, [given], DEFAULT_TARGETS, signed=False, **chosen)
     maps = output["instances"][detection].odam_maps
     return maps.dense(*given["image"].shape[-2:])[0].cpu()
 
