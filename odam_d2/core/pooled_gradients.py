@@ -38,21 +38,23 @@ _PRODUCTS = {"AddmmBackward0": 1, "MmBackward0": 0}
 _GradientEdge = getattr(torch.autograd.graph, "GradientEdge", None)  # since torch 2.1
 
 
-def copied_gradients(outputs: Sequence[Tensor], pooled: Sequence[Tensor]) -> list[StageGradient]:
+def copied_gradients(
+    outputs: Sequence[Tensor], pooled: Sequence[Tensor], count: int
+) -> list[StageGradient]:
     """
     Derivatives by pooled features of which the head has read a copy for each output: one backward
     pass gives those of all outputs, in as many operations as for one of them.
 
     Args:
-        outputs: T of (N T,); row i depends on copy i of the pooled features alone. Of the last
-            instance no output is differentiated.
+        outputs: T of (N T,); row i depends on copy i of the pooled features alone.
         pooled: of each stage (N, T, C, R, S), leaves.
+        count: of how many instances, from the first on, outputs are differentiated.
     """
-    like, count = outputs[0], len(outputs)
-    seeds = torch.eye(count, dtype=like.dtype, device=like.device).repeat(len(pooled[0]), 1)
-    seeds[-count:] = 0
+    like, copies = outputs[0], len(outputs)
+    seeds = torch.eye(copies, dtype=like.dtype, device=like.device).repeat(len(pooled[0]), 1)
+    seeds[count * copies :].zero_()
     found = torch.autograd.grad(outputs, pooled, seeds.unbind(dim=1), allow_unused=True)
-    return [gradient if gradient is None else (list(range(count)), gradient) for gradient in found]
+    return [gradient if gradient is None else (list(range(copies)), gradient) for gradient in found]
 
 
 def pooled_gradients(

@@ -204,30 +204,32 @@ def _together(
     top, left, _, width = pooling.windows.unbind(dim=1)
     base = (grids.first + top * grids.columns + left).long()
     cuts = torch.stack([base, grids.columns.long(), width], dim=1)[order]
-    cuts = torch.cat([order[:, None], cuts], dim=1)
-    layout = torch.cat([(order.argsort() * most)[:, None], pooling.windows[:, 2:], layout], dim=1)
+    first = (order.argsort() * most)[:, None]
+    layout = torch.cat([order[:, None], cuts, first, pooling.windows[:, 2:], layout], dim=1)
     weights = (w.transpose(1, 2)[order] for w in pooling.inside(grids))
-    cuts, layout, rows, columns = _copied([cuts, layout, *weights], gradient.device)
+    layout, rows, columns = _copied([layout, *weights], gradient.device)
+    cuts, layout = layout.split([4, 8], dim=1)
     cells = torch.cat([feature.transpose(0, 1).flatten(1) for feature in features], dim=1)
     values = gradient.new_zeros((count * most + 1, num_targets))  # the last for what is outside
     padded = values[:-1].view(count, most, num_targets)
     gradient, num_bins = gradient.flatten(3), bins[0] * bins[1]
     cell_bytes = (channels + (num_targets + 2) * num_bins) * gradient.element_size()
     cell, box = (torch.arange(n, device=gradient.device) for n in (most, count))
-    number, base, stride, width = cuts[:, :, None].unbind(dim=1)
     start = 0
     while start < count:
         area = int(areas[start])
         part = slice(start, start + max(1, max_bytes // (area * cell_bytes)))
         start = part.stop
-        y = cell[:area] // width[part]
-        x = cell[:area] - y * width[part]
-        place = (base[part] + y * stride[part] + x).clamp_(0, cells.shape[1] - 1)
+        number, base, stride, width = cuts[part, :, None].unbind(dim=1)
+        here = cell[:area]
+        y = here // width
+        x = here - y * width
+        place = (base + y * stride + x).clamp_(0, cells.shape[1] - 1)
         # Of cells after a window's last one, whose values nobody reads, no other row is there.
         y, at = y.clamp_(max=rows.shape[1] - 1), box[part, None]
         of_bins = rows[at, y][..., None] * columns[at, x][..., None, :]
         # Channels first: a cell has more of them than bins.
-        of_boxes = gradient[number[part, 0]].transpose(1, 2).flatten(2)
+        of_boxes = gradient[number[:, 0]].transpose(1, 2).flatten(2)
         products = torch.bmm(cells[:, place].permute(1, 2, 0), of_boxes)
         products = products.view(-1, num_targets, num_bins)
         found = torch.bmm(products, of_bins.view(-1, num_bins, 1))

@@ -41,11 +41,11 @@ _ROUNDINGS = 1000
 
 class Slope(NamedTuple):
     """
-    Derivative of N probabilities by M logits each.
+    Derivative of probabilities by M logits each.
 
     Attributes:
-        sign: (N, M), -1 or 1.
-        log: (N, M) float64, natural logarithm of the size; -inf for zero.
+        sign: (..., M), -1 or 1.
+        log: (..., M) float64, natural logarithm of the size; -inf for zero.
     """
 
     sign: Tensor
@@ -54,10 +54,10 @@ class Slope(NamedTuple):
 
 class Probability(NamedTuple):
     """
-    N probabilities, as functions of one tensor of logits or several.
+    Probabilities, as functions of one tensor of logits or several.
 
     Attributes:
-        log: (N,) float64, natural logarithm.
+        log: (...) float64, natural logarithm.
         slopes: the derivative by each of the tensors.
     """
 
@@ -70,34 +70,36 @@ def softmax(logits: Tensor, labels: Tensor) -> Probability:
     Of one class of a softmax.
 
     Args:
-        logits: (N, M).
-        labels: (N,) int64, the class of each.
+        logits: (..., M).
+        labels: (...) int64, the class of each.
     """
-    logs = logits.detach().double().log_softmax(dim=1)
-    labels = labels[:, None]
-    own = logs.gather(1, labels)
+    logs = logits.detach().double().log_softmax(dim=-1)
+    labels = labels[..., None]
+    own = logs.gather(-1, labels)
     # p (1 - p) by its own logit, 1 - p as the sum of the others, and -p q by another one's.
-    others = logs.scatter(1, labels, -torch.inf).logsumexp(dim=1, keepdim=True)
-    sign = torch.full_like(logs, -1).scatter(1, labels, 1.0)
-    return Probability(own[:, 0], [Slope(sign, own + logs.scatter(1, labels, others))])
+    others = logs.scatter(-1, labels, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    sign = torch.full_like(logs, -1).scatter(-1, labels, 1.0)
+    return Probability(own[..., 0], [Slope(sign, own + logs.scatter(-1, labels, others))])
 
 
 def sigmoid(logits: Tensor, labels: Tensor) -> Probability:
     """Of one class among sigmoids, see :func:`softmax`."""
-    labels = labels[:, None]
-    own = logits.detach().double().gather(1, labels)
+    labels = labels[..., None]
+    own = logits.detach().double().gather(-1, labels)
     log = F.logsigmoid(own)
     none = torch.full_like(logits, -torch.inf, dtype=torch.float64)
-    slope = none.scatter(1, labels, log + F.logsigmoid(-own))
-    return Probability(log[:, 0], [Slope(torch.ones_like(none), slope)])
+    slope = none.scatter(-1, labels, log + F.logsigmoid(-own))
+    return Probability(log[..., 0], [Slope(torch.ones_like(none), slope)])
 
 
-def mean(parts: Sequence[Probability]) -> Probability:
-    """Arithmetic mean; the slopes are those of all parts, one after the other."""
-    share = math.log(len(parts))
-    log = torch.stack([part.log for part in parts]).logsumexp(dim=0) - share
-    slopes = [slope._replace(log=slope.log - share) for part in parts for slope in part.slopes]
-    return Probability(log, slopes)
+def mean(of_stages: Probability) -> Probability:
+    """
+    Arithmetic mean over S stages, of (N, S) probabilities by (N, S, M) logits; its slope is by
+    (N, S M) of them.
+    """
+    share = math.log(of_stages.log.shape[1])
+    slopes = [Slope(sign.flatten(1), (log - share).flatten(1)) for sign, log in of_stages.slopes]
+    return Probability(of_stages.log.logsumexp(dim=1) - share, slopes)
 
 
 def geometric_mean(parts: Sequence[Probability]) -> Probability:
@@ -126,7 +128,7 @@ def linearised(probability: Probability, logits: Sequence[Tensor]) -> tuple[Tens
         probability is ``2 ** exponent`` times that of its value, whose largest entry by the logits
         is 1 to 2 in size.
     """
-    top = torch.stack([slope.log.amax(dim=1) for slope in probability.slopes]).amax(dim=0)
+    top = reduce(torch.maximum, [slope.log.amax(dim=1) for slope in probability.slopes])
     exponents = (top / math.log(2)).floor().nan_to_num(0, neginf=0)
     values = []
     for (sign, log), of_slope in zip(probability.slopes, logits, strict=True):
@@ -162,9 +164,8 @@ def rescaled(values: Tensor, exponents: Tensor) -> tuple[Tensor, Tensor]:
         return values, lost
     # In two halves: a power of two below the range may still be that of a map within it.
     half = (exponents / 2).floor()
-    first, second = (
-        torch.exp2(part).to(values.dtype)[..., None, None] for part in (half, exponents - half)
-    )
+    halves = torch.stack([half, exponents - half])[..., None, None]
+    first, second = halves.exp2().to(values.dtype)
     maps = (values * first).mul_(second)
     before, after = (x.abs().amax(dim=(-2, -1)) for x in (values, maps))
     return maps, lost | ((exponents < 0) & (before > 0) & (after < limits.tiny))

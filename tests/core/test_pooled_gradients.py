@@ -214,7 +214,7 @@ def test_copies_for_each_output_give_the_same_in_one_pass():
     calls = []
     copies[0].register_hook(calls.append)
     first, second = (head(x.flatten(0, 1)) for head, x in zip(heads, copies[:2], strict=True))
-    found = copied_gradients([(first + second)[:, 1], second[:, 0]], copies)
+    found = copied_gradients([(first + second)[:, 1], second[:, 0]], copies, N - 1)
     assert len(calls) == 1
     assert found[2] is None
     for (targets, gradient), (used, of_used) in zip(found[:2], expected[:2], strict=True):

@@ -87,9 +87,9 @@ def test_mean_over_stages(rows, stages):
     """Each stage with the same logits times another number: a sure one, and one that is not."""
     stage_rows = [[[x / (1 + 9 * s) for x in row] for row in rows] for s in range(stages)]
     logits = [torch.tensor(r, requires_grad=True, dtype=torch.float64) for r in stage_rows]
-    labels = torch.zeros(len(rows), dtype=torch.int64)
-    closed = probabilities.mean([probabilities.softmax(x, labels) for x in logits])
-    values, exponents = linearised(closed, logits)
+    labels, together = torch.zeros(len(rows), stages, dtype=torch.int64), torch.stack(logits, dim=1)
+    closed = probabilities.mean(probabilities.softmax(together, labels))
+    values, exponents = linearised(closed, [together.flatten(1)])
     found = torch.autograd.grad(values.sum(), logits)
     with localcontext() as context:
         context.prec = 120

@@ -92,13 +92,14 @@ def check_decisions(
     """
     if not len(instances):
         return
-    again, found = (x.tensor.double() for x in (Boxes(boxes), instances.pred_boxes))
+    pair = [x.tensor.double() for x in (Boxes(boxes), instances.pred_boxes)]
+    both = torch.stack(pair, dim=1)
     # Digits are lost relative to the values before clipping, which not every detector has done.
-    size = torch.cat([again, found], dim=1).abs().amax(dim=1)
-    again, found = (_clipped(x, instances.image_size) for x in (again, found))
+    size = both.abs().amax(dim=(1, 2))
+    again, found = _clipped(both, instances.image_size).unbind(dim=1)
     moved = (again - found).abs().amax(dim=1)
     expected = instances.scores.double()
-    changed = (scores.double() - expected).abs()
+    changed = (scores - expected).abs()
     allowed = tolerance * expected.abs() + torch.finfo(instances.scores.dtype).tiny
     require(
         ((moved <= tolerance * size) & (changed <= allowed)).all(),
@@ -111,10 +112,9 @@ def check_decisions(
 
 
 def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """As ``Boxes.clip``, which makes the host wait; to (height, width)."""
-    height, width = size
-    sides = zip(boxes.unbind(dim=1), (width, height, width, height), strict=True)
-    return torch.stack([side.clamp(0, most) for side, most in sides], dim=1)
+    """As ``Boxes.clip``, which makes the host wait, of boxes (..., 4); to (height, width)."""
+    x, y = boxes.unflatten(-1, (2, 2)).unbind(dim=-1)
+    return torch.stack([x.clamp(0, size[1]), y.clamp(0, size[0])], dim=-1).flatten(-2)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -328,7 +328,8 @@ def _subset(found: Instances, before: Instances) -> Tensor:
     boxes = before.pred_boxes.clone()
     boxes.scale(width / columns, height / rows)
     # Not every model has clipped them.
-    boxes, returned = (_clipped(x.tensor, found.image_size) for x in (boxes, found.pred_boxes))
+    both = torch.cat([boxes.tensor, found.pred_boxes.tensor])
+    boxes, returned = _clipped(both, found.image_size).split([len(before), len(found)])
     moved = (returned[:, None] - boxes).abs().amax(dim=2)
     eps = torch.finfo(moved.dtype).eps
     same = moved <= _RESIZED_TOLERANCE * eps * max(height, width, rows, columns)

@@ -60,12 +60,14 @@ class Recording:
         rows = torch.arange(start, start + len(trace), device=trace.image.device)
         of_images = rows.split([len(found) for found in instances])
         decided = [_copied(found) for found in instances]
-        for found, of_image in zip(instances, of_images, strict=True):
+        for found, before, of_image in zip(instances, decided, of_images, strict=True):
             found.set(ROW, of_image)
+            fields = before.get_fields()
             if found.has(FINAL_SCORES):
                 found.scores = found.get(FINAL_SCORES)
                 found.remove(FINAL_SCORES)
-        self.returned += [_copied(found) for found in instances]
+                fields = fields | {"scores": found.scores.clone()}
+            self.returned.append(Instances(found.image_size, **fields))
         nms = getattr(self.choose, "nms", None)
         of_run = replace(trace, inputs=self.inputs, detect=self.detect, nms=nms)
         self.traces.append(replace(of_run, instances=decided))

@@ -352,41 +352,44 @@ class RCNNAdapter(HeadAdapter):
         """What the stages say together of their pooled features."""
         probabilities, logits = [], []
         stages = zip(self.head.stages, pooled, trace.places.boxes.unbind(dim=1), strict=True)
-        for (predict, predictor), features, proposals in stages:
+        for stage, features, proposals in stages:
             given = [Instances((0, 0), proposal_boxes=Boxes(proposals))]
-            predictions = predict(features)
+            predictions = stage.predict(features)
             logits.append(predictions[0])
-            probabilities += predictor.predict_probs(predictions, given)
+            probabilities += stage.predictor.predict_probs(predictions, given)
         # Boxes are those of the last stage.
-        (boxes,) = predictor.predict_boxes(predictions, given)
+        (boxes,) = stage.predictor.predict_boxes(predictions, given)
         # One box for each class, or one for all of them.
         row = torch.arange(len(trace), device=boxes.device)
         boxes = boxes.view(len(row), -1, 4)
+        of_stages = torch.stack(logits, dim=1)
         return Decisions(
             classes=trace.classes,
             probabilities=torch.stack(probabilities).mean(dim=0),
             boxes=boxes[row, trace.classes if boxes.shape[1] > 1 else 0],
-            logits=torch.stack(logits).mean(dim=0),
-            closed_form=lambda labels: self._closed_form(logits, labels),
+            logits=of_stages.mean(dim=1),
+            closed_form=lambda labels: self._closed_form(of_stages, labels),
         )
 
     def _closed_form(
-        self, logits: Sequence[Tensor], labels: Tensor
+        self, logits: Tensor, labels: Tensor
     ) -> tuple[Probability, Sequence[Tensor]] | None:
         """
-        See ``Decisions.closed_form``; None for a predictor with its own way from logits to scores.
+        See ``Decisions.closed_form``; None for a predictor with its own way from logits to scores,
+        and for stages that differ in that.
 
         Args:
-            logits: of each stage, (N, K + 1).
+            logits: of each stage, (N, S, K + 1).
             labels: (N,).
         """
-        of_stages = []
-        for stage, of_stage in zip(self.head.stages, logits, strict=True):
-            predictor = stage.predictor
-            compute = getattr(predictor.predict_probs, "__func__", None)
-            if compute is not FastRCNNOutputLayers.predict_probs:
-                return None
-            # Not every Detectron2 knows sigmoids there.
-            sigmoids = getattr(predictor, "use_sigmoid_ce", False)
-            of_stages.append((sigmoid if sigmoids else softmax)(of_stage, labels))
-        return mean_probability(of_stages), logits
+        predictors = [stage.predictor for stage in self.head.stages]
+        # Not every Detectron2 knows sigmoids there.
+        first, *others = {
+            (getattr(p.predict_probs, "__func__", None), getattr(p, "use_sigmoid_ce", False))
+            for p in predictors
+        }
+        if others or first[0] is not FastRCNNOutputLayers.predict_probs:
+            return None
+        probability = sigmoid if first[1] else softmax
+        of_stages = probability(logits, labels[:, None].expand(logits.shape[:2]))
+        return mean_probability(of_stages), [logits.flatten(1)]

@@ -54,8 +54,8 @@ def _(
         return _maps(adapter, trace, factors, targets, sigma, most)
     rows = torch.arange(len(trace), device=trace.image.device)
     parts = [
-        (index, _maps(adapter, trace.select(index), factors, targets, sigma, most))
-        for index in rows.split(size)
+        (index, _maps(adapter, trace.select(index), factors, targets, sigma, most, not number))
+        for number, index in enumerate(rows.split(size))
     ]
     joined = join_windows([(index, maps.values, maps.origins) for index, maps in parts], len(rows))
     found = [maps for _, maps in parts]
@@ -91,42 +91,47 @@ def _maps(
     targets: Targets,
     sigma: float,
     max_bytes: int,
+    check: bool = True,
 ) -> HeadMaps:
     """
     Of instances whose pooled gradients fit into memory together.
 
     Args:
         factors: what gradients are multiplied by, of the shapes of the features.
+        check: whether what is said of one depends on others.
     """
     count, device = len(trace), trace.image.device
     copies = len(targets) if core_windows.computes_together(device) else 1
     # Always as Detectron2 pooled, though our own RoIAlign is faster on few boxes: where it
     # rounds otherwise, a ReLU of the head may open or close, and the gradient jumps.
-    # One more at the end, of which no target is read: nothing may depend on it.
-    pooled = [torch.cat([x, x[:1]]).detach() for x in adapter.pooled(trace)]
-    rows = torch.arange((count + 1) * copies, device=device) // copies % count
+    # To check, one more at the end, of which no target is read: nothing may depend on it.
+    with torch.no_grad():
+        pooled = [torch.cat([x, x[:1]]) if check else x.detach() for x in adapter.pooled(trace)]
+    rows = torch.arange((count + check) * copies, device=device) // copies % count
     with torch.enable_grad():
         leaves = [x[:, None].expand(-1, copies, *x.shape[1:]) if copies > 1 else x for x in pooled]
         for leaf in leaves:
             leaf.requires_grad_()
         # Copies, since a head may begin with something in place.
-        read = [leaf.clone(memory_format=torch.contiguous_format) for leaf in leaves]
-        read = [x.view(-1, *leaf.shape[-3:]) for x, leaf in zip(read, leaves, strict=True)]
+        plain = torch.contiguous_format
+        layouts = [plain if copies > 1 else stage.memory_format for stage in adapter.head.stages]
+        read = [x.clone(memory_format=of) for x, of in zip(leaves, layouts, strict=True)]
+        read = [x.view(-1, *x.shape[-3:]) for x in read]
         with _TensorHooks() as hooks:
             decisions = adapter.decide_pooled(read, trace.select(rows))
         scalars = targets.of(decisions)
         outputs = [scalar.values for scalar in scalars]
         if copies > 1:
-            gradients = copied_gradients(outputs, leaves)
+            gradients = copied_gradients(outputs, leaves, count)
         else:
-            outputs = [values[:-1] for values in outputs]
+            outputs = [values[:count] for values in outputs]
             gradients = pooled_gradients(outputs, leaves, hooked=hooks.found)
     if gradients[-1] is None:
         raise no_gradients(adapter.name)
     for stage, of_stage in enumerate(gradients):
         if of_stage is not None:
-            check_not_read(adapter.name, of_stage[1][-1])
-            gradients[stage] = (of_stage[0], of_stage[1][:-1])
+            check_not_read(adapter.name, of_stage[1][count:])
+            gradients[stage] = (of_stage[0], of_stage[1][:count])
     trace = replace(trace, features=factors)
     values, origins = pooled_windows(adapter, trace, gradients, len(targets), sigma, max_bytes)
     each = slice(0, count * copies, copies)
