@@ -57,8 +57,7 @@ def batched_gradients(
             ``inputs`` has gradient zero.
         inputs: any shape, requiring gradients.
         max_bytes: bound on temporary memory, reached by making chunks smaller, down to one output.
-        cut: between inputs and outputs, one by one: below it, only what an output depends on is
-            gone through, as one level of a pyramid.
+        cut: all ways from the inputs to the outputs lead through it; outputs go one by one.
 
     Yields:
         The slice of outputs and their gradients (m, *inputs.shape), from first to last.
@@ -141,7 +140,7 @@ def _single(outputs: Tensor, inputs: Tensor, index: int, cut: Cut) -> Tensor:
         below = [
             (made, gradient)
             for (made, _), gradient in zip(cut, above, strict=True)
-            if made.requires_grad and gradient is not None and gradient.any()
+            if made.requires_grad and gradient is not None
         ]
         roots, seeds = [made for made, _ in below], [gradient for _, gradient in below]
     gradient = None

@@ -33,6 +33,7 @@ __all__ = [
     "check_not_read",
     "check_outputs",
     "check_pooled",
+    "depend_on",
     "no_gradients",
     "rounding",
 ]
@@ -291,20 +292,24 @@ def check_levels(name: str, values: Tensor, others: Sequence[Tensor]) -> None:
     Refuse to explain when values, of any shape and with a graph, that were read from some levels
     depend on others, leaves of the graph.
     """
-    if not others:
-        return
-    gradients = torch.autograd.grad(
-        _weighted_sum(values), others, retain_graph=True, allow_unused=True
+    require(
+        ~depend_on(values, others),
+        lambda: unexplained(
+            f"{name}: its head mixes the levels of the backbone's features, so that one detection "
+            "has maps on several of them"
+        ),
     )
-    for gradient in gradients:
-        if gradient is not None:
-            require(
-                _is_zero(gradient),
-                lambda: unexplained(
-                    f"{name}: its head mixes the levels of the backbone's features, so that one "
-                    "detection has maps on several of them"
-                ),
-            )
+
+
+def depend_on(values: Tensor, leaves: Sequence[Tensor]) -> Tensor:
+    """Whether values, of any shape and with a graph, depend on some leaves of it: a bool."""
+    gradients: Sequence[Tensor | None] = ()
+    if leaves:
+        gradients = torch.autograd.grad(
+            _weighted_sum(values), leaves, retain_graph=True, allow_unused=True
+        )
+    nothing = [_is_zero(gradient) for gradient in gradients if gradient is not None]
+    return ~torch.stack(nothing).all() if nothing else values.new_zeros((), dtype=torch.bool)
 
 
 def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -105,6 +105,12 @@ class Trace(Generic[P]):
         if self.instances is not None:
             return [len(found) for found in self.instances]
         return self.image.bincount(minlength=len(self.image_sizes)).tolist()
+
+    def by_levels(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Detections (n,) that were read from the same levels, and these, the finest first."""
+        read = self.levels.sort(dim=1).values
+        for levels in read.unique(dim=0):
+            yield levels.unique().tolist(), (read == levels).all(dim=1).nonzero().squeeze(1)
 
     @staticmethod
     def image_of(instances: Sequence[Sized], device: torch.device) -> Tensor:

@@ -30,6 +30,8 @@ __all__ = [
     "gradient_maps",
     "head_maps",
     "rule_at",
+    "scalars_of",
+    "without",
 ]
 
 Rule = Callable[..., Tensor]
@@ -137,17 +139,13 @@ def autograd_head_maps(
     decisions = adapter.evaluate(leaves, trace)
     scalars = targets.of(decisions)
     parts = []
-    read = trace.levels.sort(dim=1).values
-    for levels in read.unique(dim=0):
-        index = (read == levels).all(dim=1).nonzero().squeeze(1)
+    for levels, index in trace.by_levels():
         origins = trace.image.new_zeros((len(index), 2))
-        finest = int(levels[0])
+        finest = levels[0]
         height, width = leaves[finest].shape[-2:]
         total = scalars[0].values.new_zeros((len(index), len(scalars), height, width))
-        others = sorted(set(range(len(leaves))) - set(levels.tolist()))
-        values = torch.stack([scalar.values[index] for scalar in scalars], dim=1)
-        check_levels(adapter.name, values, [leaves[number] for number in others])
-        for level in levels.unique().tolist():
+        check_levels(adapter.name, scalars_of(scalars, index), without(leaves, levels))
+        for level in levels:
             of_level = rule_at(rule, adapter.strides[level])
             maps = gradient_maps(
                 scalars, leaves[level], trace.image, index, sigma, max_bytes, of_level
@@ -157,6 +155,16 @@ def autograd_head_maps(
             total += maps[..., :height, :width]
         parts.append((index, total, origins))
     return HeadMaps.of(*join_windows(parts, len(trace)), scalars, decisions)
+
+
+def scalars_of(scalars: Sequence[Differentiable], index: Tensor) -> Tensor:
+    """Those (n, T) of some of the detections."""
+    return torch.stack([scalar.values[index] for scalar in scalars], dim=1)
+
+
+def without(features: Sequence[Tensor], levels: Sequence[int]) -> list[Tensor]:
+    """Of the other levels than these."""
+    return [feature for number, feature in enumerate(features) if number not in levels]
 
 
 def gradient_maps(
@@ -177,7 +185,7 @@ def gradient_maps(
         leaf: (I, C, H, W).
         image: (N,).
         index: which detections.
-        cut: see :func:`odam_d2.core.gradients.batched_gradients`.
+        cut: see :data:`odam_d2.core.gradients.Cut`.
     """
     maps = [
         gradient_heat_maps(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from odam_d2.core.gradients import Cut
 from odam_d2.core.windows import computes_together
+from odam_d2.modeling.adapters.checks import depend_on
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.layers import CapturedLayer, captured
@@ -19,7 +20,7 @@ from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
 from .geometry import whole_geometry
-from .head_maps import HeadMaps, Rule, gradient_maps, rule_at
+from .head_maps import HeadMaps, Rule, gradient_maps, rule_at, scalars_of, without
 from .output_maps import check_reached
 
 __all__ = ["whole_maps"]
@@ -49,15 +50,26 @@ def whole_maps(
             found = stack.enter_context(captured(adapter.model.backbone, layer, (height, width)))
         features = adapter.features(images)
         read = features
-        # Backwards from what a detection was read from only. A device would wait for each look.
+        # On a device passes for several maps at once, which go through all levels, are quicker.
         if not computes_together(images.device):
             read = [feature.detach().requires_grad_() for feature in features]
         decisions = adapter.evaluate(read, trace)
-    cut: Cut = () if read is features else list(zip(features, read, strict=True))
     adapter.check_same(trace, decisions, rerun=True)
-    scalars, every = targets.of(decisions), slice(None)
-    rule = rule_at(rule, found.stride)
-    values = gradient_maps(scalars, found.leaf, trace.image, every, sigma, max_bytes, rule, cut)
+    scalars, rule = targets.of(decisions), rule_at(rule, found.stride)
+    values = scalars[0].values.new_zeros(len(trace), len(scalars), *found.leaf.shape[-2:])
+    cut: Cut = ()
+    every = [(list(range(len(read))), torch.arange(len(trace), device=images.device))]
+    for levels, index in every if read is features else trace.by_levels():
+        if read is not features:
+            # Backwards through the levels that these were read from, unless the head mixes levels.
+            mixed = bool(depend_on(scalars_of(scalars, index), without(read, levels)))
+            cut = [
+                pair
+                for number, pair in enumerate(zip(features, read, strict=True))
+                if number in levels or mixed
+            ]
+        limits = (sigma, max_bytes, rule, cut)
+        values[index] = gradient_maps(scalars, found.leaf, trace.image, index, *limits)
     _check_read(values, features, found.leaf, trace, where)
     values = values if signed else values.relu_()
     maps = HeadMaps.of(values, trace.image, scalars, decisions)
