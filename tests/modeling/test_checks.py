@@ -6,12 +6,8 @@ from detectron2.structures import Boxes, Instances
 from oracle import FASTER_RCNN, SLIM, two_images, zoo_model
 
 from odam_d2 import UnsupportedModelError, explain
-from odam_d2.modeling.adapters.checks import (
-    check_decisions,
-    check_levels,
-    check_outputs,
-    rounding,
-)
+from odam_d2.modeling.adapters.decision_checks import check_decisions, check_outputs, rounding
+from odam_d2.modeling.adapters.gradient_checks import check_levels
 
 SIZE = (100, 200)
 

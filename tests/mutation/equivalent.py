@@ -72,13 +72,13 @@ EQUIVALENT: list[tuple[str, str, str, str]] = [
         "Any negative number is no limit to Detectron2.",
     ),
     (
-        "odam_d2/modeling/adapters/rcnn.py",
+        "odam_d2/modeling/adapters/rcnn_decisions.py",
         "count = trace.features[0].shape[1]",
         "count = trace.features[ -1].shape[1]",
         "What is pooled from all levels is one tensor, so all of them have as many channels.",
     ),
     (
-        "odam_d2/modeling/adapters/rcnn.py",
+        "odam_d2/modeling/adapters/rcnn_decisions.py",
         "_COMPARED_BYTES = 64 * 2**20",
         "_COMPARED_BYTES = 64 * 3**20",
         "How much is compared at once; each detection is compared by itself.",

@@ -162,7 +162,7 @@ TESTS = {
         "tests/modeling/test_nms_families.py::test_nms_is_detectrons_own",
         "tests/modeling/test_custom_heads.py",
     ],
-    "odam_d2/modeling/adapters/checks.py": [
+    "odam_d2/modeling/adapters/*checks.py": [
         "tests/modeling/test_checks.py",
         "tests/modeling/test_custom_heads.py::test_what_is_not_what_the_model_decides_is_refused",
         "tests/modeling/test_custom_dense_heads.py",

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from odam_d2.core.window_cells import OutputCells
 from odam_d2.modeling.conditions import require
-from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError
+from odam_d2.modeling.errors import UnsupportedModelError, unexplained
 from odam_d2.modeling.views import Viewed, class_name
 
 __all__ = ["ORIGIN", "Anchors", "TracedDecoding", "nearest_anchors"]
@@ -73,9 +73,9 @@ class TracedDecoding(Viewed):
             expected is not None and torch.equal(anchors.tensor, expected.tensor)
         )
         if not same_level:
-            raise UnsupportedModelError(
+            raise unexplained(
                 f"{class_name(self)} goes through the levels in its own way, so the anchors of its "
-                f"detections are not known; {GENERAL_WAY}"
+                "detections are not known"
             )
         # Detectron2 decodes the boxes of its candidates from their anchors, and drops which.
         anchor = rows.indices[0] if len(rows.indices) == 1 else None
@@ -90,9 +90,9 @@ class TracedDecoding(Viewed):
         return found
 
     def _unknown(self) -> UnsupportedModelError:
-        return UnsupportedModelError(
+        return unexplained(
             f"{class_name(self)} chooses its candidates in its own way, so the anchors of its "
-            f"detections are not known; {GENERAL_WAY}"
+            "detections are not known"
         )
 
 

@@ -20,14 +20,8 @@ from odam_d2.modeling.precision import full_precision_copy
 from odam_d2.modeling.views import Call, own_parts, versions, watched
 
 from .base import Adapter, Chooser, Run
-from .checks import (
-    BACKBONE_TOLERANCE,
-    check_backbone,
-    check_decisions,
-    check_images,
-    check_outputs,
-    rounding,
-)
+from .checks import check_backbone, check_images
+from .decision_checks import BACKBONE_TOLERANCE, check_decisions, check_outputs, rounding
 from .trace import FINAL_SCORES, ROW, Decisions, Trace
 
 __all__ = ["HeadAdapter", "Recording", "head_adapter"]

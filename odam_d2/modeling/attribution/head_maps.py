@@ -16,7 +16,7 @@ from torch import Tensor
 from odam_d2.core import cam
 from odam_d2.core.gradients import Cut, gradient_heat_maps
 from odam_d2.core.windows import join_windows, refined
-from odam_d2.modeling.adapters.checks import check_levels
+from odam_d2.modeling.adapters.gradient_checks import check_levels
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.targets import Differentiable, Targets

@@ -18,7 +18,7 @@ from odam_d2.core import windows as core_windows
 from odam_d2.core.pooled_gradients import StageGradient, copied_gradients, pooled_gradients
 from odam_d2.core.pooled_windows import pooled_heat_maps
 from odam_d2.core.windows import join_windows, temporary_bytes
-from odam_d2.modeling.adapters.checks import check_not_read, no_gradients
+from odam_d2.modeling.adapters.gradient_checks import check_not_read, no_gradients
 from odam_d2.modeling.adapters.rcnn import RCNNAdapter
 from odam_d2.modeling.adapters.trace import Decisions, Trace
 from odam_d2.modeling.targets import Targets

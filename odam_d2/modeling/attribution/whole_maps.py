@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odam_d2.core.gradients import Cut
 from odam_d2.core.windows import computes_together
-from odam_d2.modeling.adapters.checks import depend_on
+from odam_d2.modeling.adapters.gradient_checks import depend_on
 from odam_d2.modeling.adapters.head import HeadAdapter
 from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.layers import CapturedLayer, captured
