@@ -12,14 +12,13 @@ import torch
 from detectron2.structures import BoxMode
 from torch import nn
 
+from odam_d2.digests import describe, digest
 from odam_d2.engine import setup_cfg
 from odam_d2.fingerprint import (
     NEVER_MATTERS,
     ONLY_FOR_TESTING,
     ONLY_FOR_TRAINING,
-    describe,
     differences,
-    digest,
     entry_key,
     of_config,
     of_detector,

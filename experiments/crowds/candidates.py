@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from odam_d2 import OdamMaps, explain
 from odam_d2.data.mapper import PictureMapper
+from odam_d2.digests import describe
 from odam_d2.files import read_torch, write_torch
-from odam_d2.fingerprint import describe, differences
+from odam_d2.fingerprint import differences
 
 logger = logging.getLogger(__name__)
 

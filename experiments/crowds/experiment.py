@@ -18,20 +18,14 @@ from torch import nn
 from tqdm import tqdm
 
 from odam_d2.data.checks import DatasetUse
+from odam_d2.digests import describe, digest
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.engine.augmentation import refuse_augmentation
 from odam_d2.engine.checks import check_dataset
 from odam_d2.engine.whole_checkpoints import is_whole, last_whole, remove_checkpoints
 from odam_d2.errors import UserError
 from odam_d2.files import read_json, write_json
-from odam_d2.fingerprint import (
-    ONLY_FOR_TESTING,
-    describe,
-    differences,
-    digest,
-    entry_key,
-    of_detector,
-)
+from odam_d2.fingerprint import ONLY_FOR_TESTING, differences, entry_key, of_detector
 
 from .candidates import ImageCandidates, collect, load, save, without_nms
 from .measures import detection_figures, pair_figures

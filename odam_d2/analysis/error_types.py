@@ -31,6 +31,21 @@ __all__ = ["FIXABLE", "KINDS", "Finding", "sort_detections"]
 KINDS = (
     "correct", "localisation", "classification", "both", "duplicate", "background", "missed",
 )  # fmt: skip
+"""
+What becomes of detections, by the thresholds of :func:`sort_detections`:
+
+- ``correct``: best score first, equal ones in the given order, each takes the free object of
+  its class with the highest IoU of at least ``iou_thresh``.
+- ``localisation``: the highest IoU with an object of its class is below ``iou_thresh``, but at
+  least ``background_iou``.
+- ``classification``: reaches ``iou_thresh`` with an object of another class.
+- ``duplicate``: reaches ``iou_thresh`` with an object of its class, which is taken.
+- ``both``: reaches ``background_iou`` with an object of another class only.
+- ``background``: reaches it with none.
+- ``missed``: an object that is neither taken nor that of a localisation or classification
+  error.
+"""
+
 FIXABLE = ("localisation", "classification")  # with one thing put right, the object is found
 
 
@@ -77,18 +92,7 @@ def sort_detections(
     background_iou: float = 0.1,
 ) -> list[Finding]:
     """
-    Sort the detections of an image by what is wrong with them.
-
-    - ``correct``: best score first, equal ones in the given order, each takes the free object of
-      its class with the highest IoU of at least ``iou_thresh``.
-    - ``localisation``: the highest IoU with an object of its class is below ``iou_thresh``, but at
-      least ``background_iou``.
-    - ``classification``: reaches ``iou_thresh`` with an object of another class.
-    - ``duplicate``: reaches ``iou_thresh`` with an object of its class, which is taken.
-    - ``both``: reaches ``background_iou`` with an object of another class only.
-    - ``background``: reaches it with none.
-    - ``missed``: an object that is neither taken nor that of a localisation or classification
-      error.
+    Sort the detections of an image by what is wrong with them, see :data:`KINDS`.
 
     Args:
         boxes: (N, 4).
@@ -127,13 +131,17 @@ def sort_detections(
         elif not left_out[row]:
             findings.append(_error(row, iou[row] * same[row], iou[row] * ~same[row],
                                    iou_thresh, lowest))  # fmt: skip
+    return findings + _missed(findings, iou)
+
+
+def _missed(findings: list[Finding], iou: np.ndarray) -> list[Finding]:
+    """The objects that these findings on detections leave over, by the IoU (N, G) of both."""
     accounted = {x.object for x in findings if x.kind in ("correct", *FIXABLE)}
-    findings += [
-        Finding("missed", None, number, float(iou[:, number].max(initial=0)))
-        for number in range(len(objects))
+    return [
+        Finding("missed", None, number, float(best))
+        for number, best in enumerate(iou.max(axis=0, initial=0))
         if number not in accounted
     ]
-    return findings
 
 
 def _overlaps(boxes: torch.Tensor, others: torch.Tensor, of_boxes: bool = False) -> np.ndarray:

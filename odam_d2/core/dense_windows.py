@@ -51,8 +51,8 @@ class ConvLayer(NamedTuple):
 
     Attributes:
         weight: (Cout, Cin, k, k).
-        scale: (Cout,) factor between the two, such as eval BatchNorm's ``gamma / sqrt(var + eps)``,
-            or None for one; (levels, I, Cout) where it depends on level and image.
+        scale: (levels, I, Cout) factor between the two, such as eval BatchNorm's ``gamma /
+            sqrt(var + eps)``, on each level of each image; None for one.
     """
 
     weight: Tensor
@@ -70,12 +70,7 @@ class DenseHead:
     """
 
     def __init__(self, layers: Sequence[ConvLayer], predictor: Tensor) -> None:
-        fixed = [s is None or s.dim() == 1 for _, s in layers]
-        self.scales = [None if same else s for (_, s), same in zip(layers, fixed, strict=True)]
-        weights = [
-            w if s is None or not same else w * s.view(-1, 1, 1, 1)
-            for (w, s), same in zip(layers, fixed, strict=True)
-        ]
+        weights, self.scales = ([getattr(x, name) for x in layers] for name in ConvLayer._fields)
         for weight in (*weights, predictor):
             if weight.shape[2] % 2 == 0 or weight.shape[2] != weight.shape[3]:
                 raise ValueError(f"odd square kernels only, not {tuple(weight.shape[2:])}")

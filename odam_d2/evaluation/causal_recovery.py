@@ -17,7 +17,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from odam_d2.core.errors import InputError
-from odam_d2.fingerprint import describe, entry_key
+from odam_d2.digests import describe
+from odam_d2.fingerprint import entry_key
 from odam_d2.modeling.rereading import Rereading, rereading
 
 from .causal_effects import CausalEffects, CausalRecoverySettings, ExplainedObject

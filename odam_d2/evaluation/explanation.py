@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from odam_d2.core.errors import InputError
 from odam_d2.core.perturbation import auc
 from odam_d2.core.ranges import check_number
-from odam_d2.fingerprint import describe, entry_key
+from odam_d2.digests import describe
+from odam_d2.fingerprint import entry_key
 from odam_d2.structures import OdamMaps
 
 from .explanation_files import remove_results, summarize, write_results

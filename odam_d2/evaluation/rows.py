@@ -12,9 +12,10 @@ from typing import Any, TextIO
 import numpy as np
 from detectron2.utils import comm
 
+from odam_d2.digests import describe, digest
 from odam_d2.errors import UserError
 from odam_d2.files import remove_leftovers, whole_file
-from odam_d2.fingerprint import describe, differences, digest
+from odam_d2.fingerprint import differences
 
 __all__ = ["RowFiles"]
 

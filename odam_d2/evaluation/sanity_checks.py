@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.ranges import check_number, check_one_of
-from odam_d2.fingerprint import describe, digest, entry_key
+from odam_d2.digests import describe, digest
+from odam_d2.fingerprint import entry_key
 from odam_d2.modeling.adapters.base import build_adapter
 from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.trace import Trace

@@ -175,13 +175,6 @@ class Side(Target):
         return Differentiable.as_computed(-side if self.name in ("left", "top") else side)
 
 
-@register_target(*SIDES)
-def _side(name: str, argument: str, classes: Classes) -> Side:
-    if argument:
-        raise _unknown(name)
-    return Side(name)
-
-
 class Combined(Target):
     """The maximum of the maps of the other targets, each normalised; no scalar of its own."""
 
@@ -191,11 +184,11 @@ class Combined(Target):
         raise InputError("the target 'combined' is made of the maps of others")
 
 
-@register_target("combined")
-def _combined(name: str, argument: str, classes: Classes) -> Combined:
+@register_target(*SIDES, Combined.name)
+def _without_argument(name: str, argument: str, classes: Classes) -> Target:
     if argument:
         raise _unknown(name)
-    return Combined()
+    return Combined() if name == Combined.name else Side(name)
 
 
 def _unknown(name: str) -> InputError:

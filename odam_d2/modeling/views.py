@@ -15,8 +15,8 @@ __all__ = [
     "class_name",
     "is_plain",
     "own_parts",
+    "recorded",
     "versions",
-    "watched",
     "with_overrides",
     "with_replaced",
 ]
@@ -120,7 +120,7 @@ def _outermost(part: nn.Module) -> list[str]:
 @dataclass
 class Call:
     """
-    One call of a watched module.
+    One call of a recorded module.
 
     Attributes:
         args, kwargs: what it was given.
@@ -145,7 +145,7 @@ class Call:
         )
 
 
-def watched(module: M, calls: MutableSequence[Call], **options: Any) -> M:
+def recorded(module: M, calls: MutableSequence[Call], **options: Any) -> M:
     """
     A view of a module that adds a :class:`Call` to ``calls`` whenever it is called. Hooks do it,
     which only the view has, so that it works for every class, also for compiled modules.

@@ -49,6 +49,7 @@ class Tower:
                 nn.init.normal_(norm.running_mean, 0, 0.1)
                 norm = norm.to(dtype)
                 scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+                scale = scale.expand(len(sizes), images, -1)
             self.blocks.append(nn.Sequential(conv, norm, activation()).to(dtype))
             self.layers.append(ConvLayer(conv.weight, scale))
         self.predictor = nn.Conv2d(

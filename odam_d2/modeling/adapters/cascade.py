@@ -7,7 +7,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from odam_d2.modeling.errors import UnsupportedModelError, unexplained
-from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
+from odam_d2.modeling.views import Viewed, class_name, recorded, with_overrides
 
 from .pooled_calls import PooledCalls
 from .pooled_heads import (
@@ -89,7 +89,7 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
     heads = zip(roi_heads.box_head._modules.items(), calls.calls, strict=True)
     box_heads = with_overrides(
         roi_heads.box_head,
-        children={name: watched(head, of_stage) for (name, head), of_stage in heads},
+        children={name: recorded(head, of_stage) for (name, head), of_stage in heads},
     )
     predictors = {
         name: with_overrides(predictor, DecodedOnce, odam_decoded={})
@@ -97,7 +97,7 @@ def _(roi_heads: CascadeROIHeads) -> PooledHead:
     }
     children = {
         "box_head": box_heads,
-        "box_pooler": calls.watched_pooler(roi_heads.box_pooler),
+        "box_pooler": calls.recorded_pooler(roi_heads.box_pooler),
         "box_predictor": with_overrides(roi_heads.box_predictor, children=predictors),
     }
     return PooledHead(

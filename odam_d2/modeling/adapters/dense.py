@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from odam_d2.modeling.errors import GENERAL_WAY, UnsupportedModelError, unexplained
-from odam_d2.modeling.views import versions, watched, with_overrides
+from odam_d2.modeling.views import recorded, versions, with_overrides
 
 from .anchors import ORIGIN, Anchors, nearest_anchors
 from .base import ALL, NO_NMS
@@ -63,9 +63,9 @@ class DenseAdapter(DenseDecisions):
     def _recorded_children(self, recording: DenseRecording) -> dict[str, nn.Module]:
         """Parts for a view of the model: what they read and return is recorded."""
         return {
-            "backbone": self.watched_backbone(recording),
-            "head": watched(self.traced_head(recording.masks), recording.head_calls),
-            "anchor_generator": watched(self.model.anchor_generator, recording.anchor_calls),
+            "backbone": self.recorded_backbone(recording),
+            "head": recorded(self.traced_head(recording.masks), recording.head_calls),
+            "anchor_generator": recorded(self.model.anchor_generator, recording.anchor_calls),
         }
 
     def _detect(

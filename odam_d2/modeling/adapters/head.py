@@ -17,7 +17,7 @@ from odam_d2.modeling.conditions import conditions_together
 from odam_d2.modeling.errors import unexplained
 from odam_d2.modeling.layers import find_layer
 from odam_d2.modeling.precision import full_precision_copy
-from odam_d2.modeling.views import Call, own_parts, versions, watched
+from odam_d2.modeling.views import Call, own_parts, recorded, versions
 
 from .base import Adapter, Chooser, Run
 from .checks import check_backbone, check_images
@@ -209,9 +209,9 @@ class HeadAdapter(Adapter):
         """This adapter where the statistics of norms count as constants."""
         return type(self)(self.original, "constant")
 
-    def watched_backbone(self, recording: Recording) -> nn.Module:
+    def recorded_backbone(self, recording: Recording) -> nn.Module:
         """The backbone, for a view of the model: what it reads and returns is recorded."""
-        return watched(self.model.backbone, recording.backbone_calls)
+        return recorded(self.model.backbone, recording.backbone_calls)
 
     def check_features(self, recording: Recording, features: dict[str, Tensor]) -> None:
         """Refuse to explain when these, of the head, are not what the backbone returned."""

@@ -12,7 +12,7 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor
 
 from odam_d2.modeling.errors import unexplained
-from odam_d2.modeling.views import Call, is_plain, watched
+from odam_d2.modeling.views import Call, is_plain, recorded
 
 __all__ = ["PooledCalls", "Regions", "pools_plainly"]
 
@@ -35,9 +35,9 @@ class PooledCalls:
     proposals: list[list[list[Tensor]]] = field(default_factory=list)
     pooler_calls: list[Call] = field(default_factory=list)
 
-    def watched_pooler(self, pooler: ROIPooler) -> ROIPooler:
+    def recorded_pooler(self, pooler: ROIPooler) -> ROIPooler:
         """A view that tells what was pooled; one with code of a user's own is left as it is."""
-        return watched(pooler, self.pooler_calls) if pools_plainly(pooler) else pooler
+        return recorded(pooler, self.pooler_calls) if pools_plainly(pooler) else pooler
 
     def is_pooled(self, features: Sequence[Tensor]) -> bool:
         """

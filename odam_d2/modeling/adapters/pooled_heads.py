@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odam_d2.core.roi_align import RoIAlignSpec
 from odam_d2.modeling.errors import unexplained
-from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
+from odam_d2.modeling.views import Viewed, class_name, recorded, with_overrides
 
 from .pooled_calls import PooledCalls, pools_plainly
 
@@ -197,7 +197,7 @@ def _one_stage(
         pooler, reader: names of the child that pools, and of the one that reads pooled features.
     """
     calls, reads = PooledCalls([[]]), getattr(roi_heads, reader)
-    head = watched(reads, calls.calls[0])
+    head = recorded(reads, calls.calls[0])
     predictor = with_overrides(
         roi_heads.box_predictor,
         _TracedPredictor,
@@ -206,7 +206,7 @@ def _one_stage(
         odam_heads=class_name(roi_heads),
     )
     pools = getattr(roi_heads, pooler)
-    children = {pooler: calls.watched_pooler(pools), reader: head, "box_predictor": predictor}
+    children = {pooler: calls.recorded_pooler(pools), reader: head, "box_predictor": predictor}
     traced = with_overrides(roi_heads, children=children)
     stages = [Stage(predict, roi_heads.box_predictor, reads)]
     return PooledHead(in_features, pools, stages, traced, calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -35,6 +36,12 @@ class RCNNAdapter(RCNNDecisions):
     Faster R-CNN and what is built like it: ``GeneralizedRCNN`` with ROI heads that
     :func:`pooled_head` knows.
     """
+
+    def with_heads(self, roi_heads: nn.Module) -> RCNNAdapter:
+        """This adapter with ROI heads that compute the same in another way."""
+        other = copy.copy(self)
+        other.roi_heads, other.head = roi_heads, pooled_head(roi_heads)
+        return other
 
     def check_inputs(self, batched_inputs: list[dict]) -> None:
         if self.model.proposal_generator is None and any(
@@ -79,7 +86,7 @@ class RCNNAdapter(RCNNDecisions):
             return recording.choose(trace, instances, *limits)[0]
 
         view = with_overrides(heads, RecordedHeads, odam_forward=forward, odam_choose=choose)
-        children = {"backbone": self.watched_backbone(recording), "roi_heads": view}
+        children = {"backbone": self.recorded_backbone(recording), "roi_heads": view}
         return with_overrides(self.model, children=children)
 
     def _trace(
@@ -136,7 +143,7 @@ class RCNNAdapter(RCNNDecisions):
         recording = self.new_recording()
         given: list[Trace[Regions]] = []
         children = {
-            "backbone": self.watched_backbone(recording),
+            "backbone": self.recorded_backbone(recording),
             "roi_heads": self.reading_heads(recording, boxes, classes, given.append),
         }
         generator = self.model.proposal_generator

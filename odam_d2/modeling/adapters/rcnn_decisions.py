@@ -5,7 +5,6 @@ alone (design: "two-stage heads").
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from odam_d2.core.probabilities import Probability, sigmoid, softmax
 from odam_d2.core.probabilities import mean as mean_probability
@@ -50,12 +49,6 @@ class RCNNDecisions(HeadAdapter):
         super().__init__(model, norm_statistics)
         self.roi_heads = model.roi_heads
         self.head = pooled_head(self.roi_heads)
-
-    def with_heads(self, roi_heads: nn.Module) -> RCNNDecisions:
-        """This adapter with ROI heads that compute the same in another way."""
-        other = copy.copy(self)
-        other.roi_heads, other.head = roi_heads, pooled_head(roi_heads)
-        return other
 
     @property
     def name(self) -> str:

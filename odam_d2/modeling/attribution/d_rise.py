@@ -17,7 +17,8 @@ from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import precise
 from odam_d2.core.masks import STRIDE
 from odam_d2.core.rise import reliability, rise_mask, similarity
-from odam_d2.fingerprint import describe, digest, versions
+from odam_d2.digests import describe, digest
+from odam_d2.fingerprint import versions
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
 from odam_d2.modeling.adapters.trace import Trace

@@ -17,7 +17,8 @@ from torch import Tensor
 from odam_d2.core.errors import InputError
 from odam_d2.core.gradients import precise
 from odam_d2.core.masks import STRIDE
-from odam_d2.fingerprint import describe, digest, versions
+from odam_d2.digests import describe, digest
+from odam_d2.fingerprint import versions
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.head import HeadAdapter, head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace

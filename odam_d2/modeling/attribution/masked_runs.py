@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from odam_d2.core.errors import InputError
 from odam_d2.core.masks import STRIDE
+from odam_d2.digests import digest
 from odam_d2.files import read_torch, write_torch
-from odam_d2.fingerprint import differences, digest
+from odam_d2.fingerprint import differences
 from odam_d2.modeling.mask_settings import MaskSettings, StateSettings
 from odam_d2.modeling.settings import ExplainSettings
 

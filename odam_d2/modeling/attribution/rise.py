@@ -23,7 +23,8 @@ from odam_d2.core.masks import (
     regions,
     slopes,
 )
-from odam_d2.fingerprint import describe, digest, versions
+from odam_d2.digests import describe, digest
+from odam_d2.fingerprint import versions
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace

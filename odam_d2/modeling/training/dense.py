@@ -22,7 +22,7 @@ from odam_d2.modeling.adapters.trace import Trace
 from odam_d2.modeling.errors import UnsupportedModelError
 from odam_d2.modeling.losses import LOSS, Labels, OdamTraining, Positives, limited
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.views import Viewed, class_name, watched, with_overrides
+from odam_d2.modeling.views import Viewed, class_name, recorded, with_overrides
 
 from .view import positives, training_view
 
@@ -35,12 +35,12 @@ def _(adapter: DenseAdapter, training: OdamTraining, settings: ExplainSettings) 
     recording = adapter.new_recording()
     _, tower = next(iter(adapter.towers.items()))  # maps are of the class logit
     head = adapter.traced_head(recording.masks, [tower])
-    generator = watched(adapter.model.anchor_generator, recording.anchor_calls)
+    generator = recorded(adapter.model.anchor_generator, recording.anchor_calls)
     return with_overrides(
         adapter.model,
         _Training,
         children={
-            "head": watched(head, recording.head_calls),
+            "head": recorded(head, recording.head_calls),
             "anchor_generator": generator,
         },
         writes_to=adapter.original,
