@@ -113,10 +113,10 @@ def check_outputs(name: str, outputs: Sequence[dict], said: Sequence[Instances])
 def _subset(found: Instances, before: Instances) -> Tensor:
     """Whether each detection is one of those before, in another frame."""
     (height, width), (rows, columns) = found.image_size, before.image_size
-    boxes = before.pred_boxes.clone()
-    boxes.scale(width / columns, height / rows)
+    x, y = before.pred_boxes.tensor.unflatten(1, (2, 2)).unbind(dim=2)
+    boxes = torch.stack([x * (width / columns), y * (height / rows)], dim=2).flatten(1)
     # Not every model has clipped them.
-    both = torch.cat([boxes.tensor, found.pred_boxes.tensor])
+    both = torch.cat([boxes, found.pred_boxes.tensor])
     boxes, returned = _clipped(both, found.image_size).split([len(before), len(found)])
     moved = (returned[:, None] - boxes).abs().amax(dim=2)
     eps = torch.finfo(moved.dtype).eps
