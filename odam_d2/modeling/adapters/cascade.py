@@ -82,7 +82,7 @@ class _TracedCascade(Viewed):
 @pooled_head.register
 def _(roi_heads: CascadeROIHeads) -> PooledHead:
     def stage(head: nn.Module, predictor: FastRCNNOutputLayers) -> Stage:
-        return Stage(lambda pooled: predictor(head(pooled)), predictor, head)
+        return Stage(lambda pooled: predictor(head(pooled)), predictor)
 
     calls = PooledCalls([[] for _ in roi_heads.box_head])
     # Not children(), which leaves out a head that two stages share.

@@ -47,19 +47,10 @@ class Stage(NamedTuple):
         predict: (N, C, R, S) pooled features to the predictions of ``predictor``: logits, box
             deltas, and what else there is. Row i must depend on pooled feature i alone.
         predictor: turns predictions into probabilities and boxes.
-        reader: the module that reads pooled features.
     """
 
     predict: Callable[[Tensor], tuple[Tensor, ...]]
     predictor: FastRCNNOutputLayers
-    reader: nn.Module
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """That of pooled features in which gradients by them take the least time on the CPU."""
-        layers = (m for m in self.reader.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
-        convolves = isinstance(next(layers, None), nn.Conv2d)
-        return torch.channels_last if convolves else torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -196,8 +187,8 @@ def _one_stage(
     Args:
         pooler, reader: names of the child that pools, and of the one that reads pooled features.
     """
-    calls, reads = PooledCalls([[]]), getattr(roi_heads, reader)
-    head = recorded(reads, calls.calls[0])
+    calls = PooledCalls([[]])
+    head = recorded(getattr(roi_heads, reader), calls.calls[0])
     predictor = with_overrides(
         roi_heads.box_predictor,
         _TracedPredictor,
@@ -208,7 +199,7 @@ def _one_stage(
     pools = getattr(roi_heads, pooler)
     children = {pooler: calls.recorded_pooler(pools), reader: head, "box_predictor": predictor}
     traced = with_overrides(roi_heads, children=children)
-    stages = [Stage(predict, roi_heads.box_predictor, reads)]
+    stages = [Stage(predict, roi_heads.box_predictor)]
     return PooledHead(in_features, pools, stages, traced, calls)
 
 

@@ -113,9 +113,7 @@ def _maps(
         for leaf in leaves:
             leaf.requires_grad_()
         # Copies, since a head may begin with something in place.
-        plain = torch.contiguous_format
-        layouts = [plain if copies > 1 else stage.memory_format for stage in adapter.head.stages]
-        read = [x.clone(memory_format=of) for x, of in zip(leaves, layouts, strict=True)]
+        read = [leaf.clone(memory_format=torch.contiguous_format) for leaf in leaves]
         read = [x.view(-1, *x.shape[-3:]) for x in read]
         with _TensorHooks() as hooks:
             decisions = adapter.decide_pooled(read, trace.select(rows))
