@@ -16,10 +16,10 @@ INSTALL = $(PYTHON) tools/install
 RUN = "$$($(INSTALL) --print-python)"
 # A Python that was asked for by name is taken at its word: .venv is made again with it.
 EXACT = $(if $(filter file default,$(origin PYTHON)),,--exact-python)
-# In an environment that is not ours, tests and linter are installed only for who wants them.
-DEV = $(if $(filter test attack lint mutate,$(MAKECMDGOALS)),--dev)
+# In an environment that is not ours, tests, linter and site are installed only for who wants them.
+DEV = $(if $(filter test attack lint docs mutate,$(MAKECMDGOALS)),--dev)
 
-SOURCES = odam_d2 benchmarks experiments tools tests configs setup.py
+SOURCES = odam_d2 benchmarks experiments tools tests configs docs setup.py
 
 DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
 DEMO_SPLIT = crowdshapes_val
@@ -29,7 +29,7 @@ DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \
 	-not -path '*/__pycache__/*' -not -path 'tools/install/*' 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.PHONY: help env demo test attack lint mutate clean python
+.PHONY: help env demo test attack lint docs mutate clean python
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1: /p' Makefile
@@ -63,6 +63,11 @@ lint: env  ## check style, formatting and types
 	$(RUN) -m ruff format --check $(SOURCES)
 	$(RUN) -m mypy
 
+# Without the network. Warnings, such as a link that leads nowhere, are errors.
+docs: env  ## make the documentation, output/docs/index.html
+	@$(RUN) -m mkdocs build --strict
+	@echo "the documentation is ready: open output/docs/index.html in a browser"
+
 # An hour with one job: changes are many, and each asks its tests.
 MUTATION = output/mutation
 mutate: env  ## change the code in 150 places, one by one, and see which the tests notice; MUTATE_ARGS are handed on
@@ -71,5 +76,5 @@ mutate: env  ## change the code in 150 places, one by one, and see which the tes
 	$(MUTATION)/venv/bin/python tests/mutation/run.py --python $(RUN) $(MUTATE_ARGS)
 
 clean:  ## remove caches, build products and the demo; training output and .venv stay
-	rm -rf build dist odam_d2.egg-info output/demo .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist odam_d2.egg-info output/demo output/docs .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find odam_d2 benchmarks experiments tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,13 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 def expand_inputs(names: Iterable[str]) -> list[str]:
     """
     List the image files that files, folders (not their subfolders) and patterns such as
-    ``"street/*.jpg"`` stand for, in the order given, each file once.
+    ``"street/*.jpg"`` stand for.
+
+    Args:
+        names: of files and folders, and patterns.
+
+    Returns:
+        Paths, in the order given, each file once.
 
     Raises:
         UserError: something does not exist, holds no image, or matches nothing.

@@ -30,7 +30,14 @@ _PAGE = "index.html"
 
 def plan_folders(paths: Sequence[str], output: str) -> list[str]:
     """
-    Name a folder in ``output`` for each image: its stem, made unique. Nothing is written.
+    Name a folder for each image. Nothing is written.
+
+    Args:
+        paths: of the images.
+        output: folder of the results, which need not exist.
+
+    Returns:
+        Of each image its stem, made unique.
 
     Raises:
         UserError: ``output`` is a file or cannot be written to, or holds something of that name

@@ -58,7 +58,20 @@ class Detector:
 def setup_config(
     config_file: str, opts: Sequence[str] = (), imports: Sequence[str] = ()
 ) -> CfgNode | DictConfig:
-    """The config of a file: a LazyConfig where it is Python, with ``KEY=VALUE`` overrides."""
+    """
+    The config of a file, with ``MODEL.ODAM``.
+
+    Args:
+        config_file: YAML; or Python, which is a LazyConfig.
+        opts: overrides, ``KEY VALUE`` in turns for YAML, ``KEY=VALUE`` for a LazyConfig.
+        imports: files or modules that are imported first, see ``--import``.
+
+    Returns:
+        The config, on a device that this machine has.
+
+    Raises:
+        UserError: a file cannot be read, or a key or value is wrong.
+    """
     setup = setup_lazy if config_file.endswith(".py") else setup_cfg
     return setup(config_file, opts, imports)
 
@@ -70,6 +83,9 @@ def build_detector(cfg: CfgNode | DictConfig, score_threshold: float | None = No
     Args:
         cfg: config with ``MODEL.ODAM``, or a LazyConfig by :func:`setup_lazy`. It is not changed.
         score_threshold: least score of a detection, in [0, 1]; None is what the config says.
+
+    Returns:
+        The detector without its weights, which :meth:`Detector.load` loads.
 
     Raises:
         UserError: the threshold is not in [0, 1], the images are neither RGB nor BGR, or a part

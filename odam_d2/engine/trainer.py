@@ -102,7 +102,7 @@ class Trainer(DefaultTrainer):
         one pass of the network made them that a heat map could explain.
 
         Returns:
-            ``{"bbox_TTA": {metric: value}, ...}``.
+            As ``test``, each task with ``_TTA`` at its end.
         """
         augmented = GeneralizedRCNNWithTTA(cfg, without_maps(model))
         evaluators = [

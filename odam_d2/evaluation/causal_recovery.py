@@ -118,7 +118,7 @@ class CausalRecoveryEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict:
         """
         Returns:
-            ``{"causal_recovery": {...}}``, recovery with the first fill in percent for each target,
+            Under ``"causal_recovery"``, recovery with the first fill in percent for each target,
             and for all sides, in both readings; with ``num_objects``.
         """
         rows, references = (files.gather(self._asked) for files in (self._rows, self._references))

@@ -169,8 +169,9 @@ class ExplanationEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict:
         """
         Returns:
-            ``{"explanation-TARGET": {metric: value}}``, shares in percent, ``compactness`` in half
-            diagonals of the object's box, with ``num_detections`` and ``num_images``.
+            Under ``"explanation-TARGET"`` the value of each metric, shares in percent,
+            ``compactness`` in half diagonals of the object's box, with ``num_detections`` and
+            ``num_images``.
         """
         by_image = self._rows.gather(self._asked)
         if by_image is None:  # another process has them all

@@ -105,8 +105,8 @@ class KnownCauseEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict | None:
         """
         Returns:
-            ``{"known_causes": {...}}`` in percent, with ``num_detections``; None on other than the
-            main process.
+            Under ``"known_causes"`` shares in percent, with ``num_detections``; None on other than
+            the main process.
         """
         by_image = self._rows.gather(self._asked)
         if by_image is None:

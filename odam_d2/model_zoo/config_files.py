@@ -29,6 +29,9 @@ def get_config_file(config_path: str) -> str:
     Args:
         config_path: name below ``configs/``, one of :func:`available_configs`.
 
+    Returns:
+        Its path on this machine.
+
     Raises:
         UserError: there is none; says how to see those that there are.
     """

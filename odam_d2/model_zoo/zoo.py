@@ -43,7 +43,18 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Address of a config's trained detector; raises as :func:`get_config` with ``trained``."""
+    """
+    Address of a config's trained detector.
+
+    Args:
+        config_path: one of :func:`available_configs`.
+
+    Returns:
+        What ``MODEL.WEIGHTS`` takes, an address or a path.
+
+    Raises:
+        UserError: as :func:`get_config` with ``trained``.
+    """
     return _weights(get_config(config_path, trained=True))
 
 

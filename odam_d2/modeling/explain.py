@@ -74,9 +74,9 @@ def explain(
             default is what the model was configured with.
 
     Returns:
-        Detectron2's output format, ``[{"instances": Instances}, ...]``, the detections bit for bit
-        those of the model, with one more field ``odam_maps`` (:class:`odam_d2.OdamMaps`); the one
-        dict where one input was given.
+        Detectron2's output format, for each image a dict with ``instances``, the detections bit for
+        bit those of the model, with one more field ``odam_maps`` (:class:`odam_d2.OdamMaps`); the
+        one dict where one input was given.
 
     Raises:
         ValueError: a target or setting is unknown; the message lists what there is.
@@ -132,9 +132,9 @@ def explain_boxes(
         classes: for each image (N,), class ids.
 
     Returns:
-        ``[{"instances": Instances}, ...]`` in the frame of the output, boxes and classes as given
-        and in the same order, with ``scores`` (the model's score for that class there) and
-        ``odam_maps``.
+        For each image a dict with ``instances`` in the frame of the output, boxes and classes as
+        given and in the same order, with ``scores`` (the model's score for that class there) and
+        ``odam_maps``; the one dict where one input was given.
 
     Raises:
         ValueError: as :func:`explain`; also when boxes and classes do not match the images, or a

@@ -41,7 +41,10 @@ __all__ = [
 ]
 
 SCORES = ("probability", "logit")
+"""What the score of a class may be."""
+
 NORM_STATISTICS = ("constant", "exact")
+"""How GroupNorm may be differentiated."""
 
 METHOD_SETTINGS: dict[str, type[NodeSettings]] = {
     "d_close": DCloseSettings,
@@ -139,7 +142,15 @@ class ExplainSettings:
         self._check_method()
 
     def argument(self, name: str) -> str:
-        """A setting as whoever gave it knows it: an argument, or the key of a config."""
+        """
+        How messages call a setting.
+
+        Args:
+            name: of the field.
+
+        Returns:
+            The name, or the key of a config where the settings come from one.
+        """
         keys = {"record": "NMS.RECORD", "nms": "NMS.NAME"}
         return f"MODEL.ODAM.{keys.get(name, name.upper())}" if self.named_by_keys else name
 
@@ -190,7 +201,19 @@ class ExplainSettings:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ExplainSettings:
-        """The settings in ``cfg.MODEL.ODAM``; class names are those of the first data set."""
+        """
+        The settings of a config.
+
+        Args:
+            cfg: with ``MODEL.ODAM``.
+
+        Returns:
+            Its settings; class names are those of its first data set that has any.
+
+        Raises:
+            KeyError: it has no ``MODEL.ODAM``.
+            InputError: a value is none that the setting can have.
+        """
         if "ODAM" not in cfg.MODEL:
             raise KeyError(
                 "the config has no MODEL.ODAM: call odam_d2.add_odam_config(cfg) right after "

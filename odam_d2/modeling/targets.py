@@ -99,6 +99,9 @@ def register_target(*words: str) -> Callable[[Make], Make]:
 
     Args:
         words: what names begin with, up to a colon or their end.
+
+    Returns:
+        The decorator, which gives the function back.
     """
 
     def register(make: Make) -> Make:

@@ -47,6 +47,9 @@ def load_instances(path: str | os.PathLike) -> Instances:
     """
     Read what :func:`save_instances` wrote.
 
+    Args:
+        path: of the ``.npz`` file.
+
     Returns:
         Instances on the CPU.
 

@@ -84,7 +84,16 @@ class OdamMaps(Display, Saved):
 
     @classmethod
     def empty(cls, targets: Sequence[str], like: Tensor, signed: bool = False) -> OdamMaps:
-        """Maps of no instance, with the dtype and device of ``like``."""
+        """
+        Maps of no instance.
+
+        Args:
+            targets: names of the T targets.
+            like: has the dtype and the device that they shall have.
+
+        Returns:
+            Maps with N = 0.
+        """
         pair = torch.zeros((0, 2), dtype=torch.long, device=like.device)
         return cls(
             targets,
@@ -124,6 +133,12 @@ class OdamMaps(Display, Saved):
     def to(self, *args: Any, **kwargs: Any) -> OdamMaps:
         """
         Like ``Tensor.to``. A dtype changes the values only; origins and sizes stay integers.
+
+        Args:
+            *args, **kwargs: of ``Tensor.to``.
+
+        Returns:
+            The maps there.
         """
         moved = {name: getattr(self, name).to(self.values.to(*args, **kwargs).device)
                  for name in TENSORS}  # fmt: skip
@@ -135,8 +150,19 @@ class OdamMaps(Display, Saved):
 
     def __getitem__(self, item: Any) -> OdamMaps:
         """
-        Select instances: an int (keeping the axis, like ``Boxes``), a slice, a list of ints, or a
-        boolean or integer tensor. Or targets, by a name or several: ``maps["left", "class"]``.
+        Select instances or targets.
+
+        Args:
+            item: of instances an int (keeping the axis, like ``Boxes``), a slice, a list of ints,
+                or a boolean or integer tensor; of targets a name or several, as in
+                ``maps["left", "class"]``.
+
+        Returns:
+            Their maps.
+
+        Raises:
+            IndexError: there are not so many instances, or it is nothing that chooses some.
+            KeyError: a target was not explained.
         """
         if isinstance(item, str) or (isinstance(item, tuple) and item and isinstance(item[0], str)):
             return self.select(item)
@@ -166,8 +192,16 @@ class OdamMaps(Display, Saved):
     @staticmethod
     def cat(maps_list: Sequence[OdamMaps]) -> OdamMaps:
         """
-        Join the instances of several ``OdamMaps`` with the same targets; windows are padded with
-        zeros to the largest.
+        Join instances, as ``Instances.cat`` does.
+
+        Args:
+            maps_list: one or more, with the same targets.
+
+        Returns:
+            All of them, with windows padded with zeros to the largest.
+
+        Raises:
+            ValueError: there is none, or they differ in targets or in having a sign.
         """
         if not maps_list or not all(isinstance(maps, OdamMaps) for maps in maps_list):
             raise ValueError("cat needs a list of OdamMaps, at least one")
@@ -188,18 +222,49 @@ class OdamMaps(Display, Saved):
         return OdamMaps(targets, torch.cat(values), signed=maps_list[0].signed, **fields)
 
     def split(self, counts: Sequence[int]) -> list[OdamMaps]:
-        """Like ``Tensor.split`` along N: so many instances each, N in sum."""
+        """
+        Like ``Tensor.split`` along N.
+
+        Args:
+            counts: so many instances each, N in sum.
+
+        Returns:
+            The parts.
+        """
         pieces = zip(*(getattr(self, name).split(list(counts)) for name in TENSORS), strict=True)
         return [self._replace(**dict(zip(TENSORS, piece, strict=True))) for piece in pieces]
 
     def target_index(self, target: str) -> int:
-        """Position of ``target`` on the T axis."""
+        """
+        The place of a target on the axis T.
+
+        Args:
+            target: one of :attr:`targets`.
+
+        Returns:
+            Its index.
+
+        Raises:
+            KeyError: it was not explained.
+        """
         if target not in self.targets:
             raise KeyError(f"target {target!r} was not explained; there are {list(self.targets)}")
         return self.targets.index(target)
 
     def select(self, targets: str | Sequence[str]) -> OdamMaps:
-        """The maps of some of the targets, in the order given."""
+        """
+        The maps of some of the targets.
+
+        Args:
+            targets: one of :attr:`targets`, or a list of them.
+
+        Returns:
+            Maps of these, in the order given, also of one with the axis T.
+
+        Raises:
+            KeyError: one was not explained.
+            ValueError: they are no names.
+        """
         targets = [targets] if isinstance(targets, str) else targets
         if not isinstance(targets, (list, tuple)):
             raise ValueError(f"targets are {targets!r}; they must be names of {self.targets}")
@@ -215,7 +280,15 @@ class OdamMaps(Display, Saved):
         return self._replace(values=self.values.relu(), signed=False) if self.signed else self
 
     def negative(self) -> OdamMaps:
-        """The evidence against the decisions: how far values are below zero, without a sign."""
+        """
+        The evidence against the decisions.
+
+        Returns:
+            How far values are below zero, without a sign.
+
+        Raises:
+            ValueError: the maps have no sign; explain with ``signed=True``.
+        """
         if not self.signed:
             raise ValueError("these maps have no sign; explain with signed=True")
         return self._replace(values=(-self.values).relu(), signed=False)
@@ -236,8 +309,11 @@ class OdamMaps(Display, Saved):
                 network's input, or a thumbnail.
 
         Returns:
-            (N, T, height, width). 100 instances x 5 targets at 800 x 1216 are 1.9 GB in float32:
-            index the maps first where that is too much.
+            (N, T, height, width). Of 100 instances x 5 targets at 800 x 1216 these are 1.9 GB in
+            float32; index the maps first where that is too much.
+
+        Raises:
+            ValueError: the size is not in whole pixels above 0.
         """
         if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
             raise ValueError(
@@ -249,11 +325,17 @@ class OdamMaps(Display, Saved):
 
     def on_grid(self, stride: float) -> Tensor:
         """
-        Resample to one grid of ``stride`` network-input pixels, so that maps of different levels
-        can be compared cell by cell. All instances must be of one image.
+        Resample to one grid, so that maps of different levels can be compared cell by cell. All
+        instances must be of one image.
+
+        Args:
+            stride: network-input pixels per cell of the grid.
 
         Returns:
             (N, T, ceil(image height / stride), ceil(image width / stride)).
+
+        Raises:
+            ValueError: the stride is not above 0, or the images differ in size.
         """
         if not (isinstance(stride, Real) and 0 < stride < float("inf")):
             raise ValueError(f"stride is {stride!r}; it must be a number of pixels above 0")

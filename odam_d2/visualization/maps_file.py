@@ -13,8 +13,13 @@ __all__ = ["load_maps"]
 
 def load_maps(path: str | os.PathLike) -> OdamMaps:
     """
-    Read the heat maps that :func:`odam_d2.save_instances` wrote, or the demo of version 0.1; they
-    render at any size by ``dense``.
+    Read heat maps.
+
+    Args:
+        path: of a file that :func:`odam_d2.save_instances` wrote, or the demo of version 0.1.
+
+    Returns:
+        The maps, which render at any size by ``dense``.
     """
     with np.load(path, allow_pickle=False) as arrays:
         if "format" in arrays:

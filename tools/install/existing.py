@@ -31,10 +31,14 @@ RUN = {
     "tqdm": "tqdm",
     "yaml": "pyyaml",
 }
-# Likewise for tests and linter; versions: requirements/dev.txt.
+# Likewise for tests, linter and site; versions: requirements/dev.txt.
 DEV = {
     "hypothesis": "hypothesis",
+    "mkdocs": "mkdocs",
+    "mkdocstrings": "mkdocstrings",
+    "mkdocstrings_handlers": "mkdocstrings-python",
     "mypy": "mypy",
+    "pymdownx": "pymdown-extensions",
     "pytest": "pytest",
     "ruff": "ruff",
     "skimage": "scikit-image",
@@ -65,7 +69,7 @@ class ExistingEnvironment:
 
         Args:
             exact_python: no choice here: the Python is the user's.
-            dev: also what tests and linter need.
+            dev: also what tests, linter and site need.
         """
         missing = [RUN[name] for name in self.lacks(*RUN)]
         missing += [DEV[name] for name in self.lacks(*DEV)] if dev else []

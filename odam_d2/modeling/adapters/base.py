@@ -139,7 +139,16 @@ class Adapter(ABC):
 def register_adapter(
     model_type: type,
 ) -> Callable[[type[A]], type[A]]:
-    """Class decorator: the adapter of a model type and its subclasses."""
+    """
+    Class decorator of an adapter.
+
+    Args:
+        model_type: the type of models that it knows, with its subclasses. An earlier adapter of
+            that type is replaced.
+
+    Returns:
+        The decorator, which gives the adapter's class back.
+    """
 
     def register(adapter: type[A]) -> type[A]:
         _ADAPTERS[model_type] = adapter
@@ -149,7 +158,20 @@ def register_adapter(
 
 
 def build_adapter(model: nn.Module, norm_statistics: str = "constant") -> Adapter:
-    """The adapter registered for the nearest base class of ``model``'s type."""
+    """
+    The adapter registered for the nearest base class of a model's type.
+
+    Args:
+        model: a detector in evaluation mode.
+        norm_statistics: ``"exact"`` or ``"constant"``, see ``MODEL.ODAM.NORM_STATISTICS``.
+
+    Returns:
+        An adapter of that model.
+
+    Raises:
+        UnsupportedModelError: there is none; the message names the types that are known, and the
+            general way.
+    """
     for base in type(model).__mro__:
         if base in _ADAPTERS:
             return _ADAPTERS[base](model, norm_statistics)

@@ -102,6 +102,7 @@ class DenseDecisions(HeadAdapter):
         ]
 
     def tower(self, name: str) -> nn.Sequential:
+        """The convolutions of a tower, by its name in the head."""
         return getattr(self.model.head, name)
 
     def predictors(self, tower: str) -> list[nn.Conv2d]:

@@ -203,6 +203,7 @@ class HeadAdapter(Adapter):
         return replace(there, backbone=None, versions=versions(features), detect=None)
 
     def in_full_precision(self) -> HeadAdapter:
+        """An adapter of a copy of the model in full precision."""
         return type(self)(full_precision_copy(self.original), self.norm_statistics)
 
     def with_constant_statistics(self) -> HeadAdapter:

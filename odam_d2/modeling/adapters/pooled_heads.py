@@ -148,6 +148,12 @@ def pooled_head(roi_heads: nn.Module) -> PooledHead:
     """
     The box branch of ROI heads. Register another function here to explain ROI heads of your own.
 
+    Args:
+        roi_heads: of a two-stage detector.
+
+    Returns:
+        What pools and decides, stage by stage.
+
     Raises:
         UnsupportedModelError: nobody registered this type of ROI heads.
     """

@@ -36,7 +36,12 @@ __all__ = ["DRise", "d_rise_maps"]
 
 @dataclass(frozen=True)
 class DRise(Method):
-    """The method. It explains a detection as a whole, so all targets have the same map."""
+    """
+    The method. It explains a detection as a whole, so all targets have the same map.
+
+    Attributes:
+        settings: of ``MODEL.ODAM.D_RISE``.
+    """
 
     settings: DRiseSettings = field(default_factory=DRiseSettings)
 

@@ -111,9 +111,15 @@ def head_maps(
     ODAM's maps of N > 0 detections. A faster way for a family of adapters is registered here.
 
     Args:
-        centred: multiply gradients by what :func:`odam_d2.core.cam.centre` makes of the features.
+        adapter: of the model.
+        trace: of the detections.
+        targets: what is explained of each.
         sigma: standard deviation of the Gaussian Phi, in feature cells; 0 is none.
         max_bytes: bound on temporary tensors.
+        centred: multiply gradients by what :func:`odam_d2.core.cam.centre` makes of the features.
+
+    Returns:
+        The maps before their ReLU, with what they are of.
     """
     rule = cam.centred if centred else cam.odam
     return autograd_head_maps(adapter, trace, targets, sigma, max_bytes, rule)
@@ -121,7 +127,15 @@ def head_maps(
 
 @singledispatch
 def algorithm(adapter: HeadAdapter) -> str:
-    """How :func:`head_maps` works for an adapter."""
+    """
+    How :func:`head_maps` works for an adapter.
+
+    Args:
+        adapter: of the model.
+
+    Returns:
+        A word, such as ``"pooled"``, ``"window"`` or ``"autograd"``.
+    """
     return "autograd"
 
 

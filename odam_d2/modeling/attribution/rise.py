@@ -47,6 +47,7 @@ class Rise(Method):
     The method.
 
     Attributes:
+        settings: of ``MODEL.ODAM.RISE``.
         signed: keep what is higher where a place is hidden, too.
     """
 

@@ -38,6 +38,7 @@ class Labels:
         return self.objects, self.classes, self.boxes, self.ious
 
     def __getitem__(self, index: Tensor) -> Labels:
+        """Those of some of the positives, by indices or a mask."""
         return Labels(*(field[index] for field in self._fields))
 
     def split(self, counts: list[int]) -> list[Labels]:
@@ -86,6 +87,11 @@ def limited(
 
     Args:
         found: of each group something else of its positives (n, ...), of which the same are kept.
+        labels: of each group.
+        max_samples: of each group, at most.
+
+    Yields:
+        Of each group the two, of those that are kept.
     """
     for of_group, of_labels in zip(found, labels, strict=True):
         if len(of_labels) <= max_samples:
@@ -100,6 +106,10 @@ def choose(labels: Labels, max_samples: int) -> Tensor:
     At most so many positives, shared fairly by the objects: every object's best one, then every
     object's second, and so on. No random numbers are drawn, so that turning the loss on does not
     change which proposals are sampled.
+
+    Args:
+        labels: of N positives of an image.
+        max_samples: how many are kept, at most.
 
     Returns:
         Indices in increasing order.

@@ -135,7 +135,13 @@ class OdamTraining(nn.Module):
 
 def build_odam_training(cfg: CfgNode) -> OdamTraining | None:
     """
-    What ``MODEL.ODAM.LOSS`` says; None where its ``NAME`` is empty.
+    The training of heat maps that a config asks for.
+
+    Args:
+        cfg: with ``MODEL.ODAM.LOSS``.
+
+    Returns:
+        What it says; None where its ``NAME`` is empty.
 
     Raises:
         InputError: the name is not registered (the message lists those that are), or a value is

@@ -15,7 +15,13 @@ __all__ = ["build_odam_nms"]
 
 def build_odam_nms(cfg: CfgNode) -> Postprocessor | None:
     """
-    What ``MODEL.ODAM.NMS`` says; None where its ``NAME`` is empty.
+    The NMS that a config asks for.
+
+    Args:
+        cfg: with ``MODEL.ODAM.NMS``.
+
+    Returns:
+        What it says; None where its ``NAME`` is empty, which leaves Detectron2's own.
 
     Raises:
         InputError: the name is not registered (the message lists those that are), or a value is

@@ -25,6 +25,7 @@ class Nms:
     needs_maps = False
 
     def __call__(self, candidates: Candidates) -> core.Suppression:
+        """Choose among the candidates of one image."""
         boxes, scores, classes = candidates.boxes, candidates.scores, candidates.classes
         thresh = candidates.iou_thresh
         keep = batched_nms(boxes, scores, classes, thresh)
@@ -71,6 +72,7 @@ class SoftNms:
         }
 
     def __call__(self, candidates: Candidates) -> core.Suppression:
+        """Choose among the candidates of one image."""
         return core.soft_nms(
             candidates.boxes, candidates.scores, candidates.classes, self.method, **self.options
         )
@@ -121,6 +123,7 @@ class OdamNms:
         }
 
     def __call__(self, candidates: Candidates) -> core.Suppression:
+        """Choose among the candidates of one image."""
         boxes, scores, classes = candidates.boxes, candidates.scores, candidates.classes
         of_maps = candidates.correlation
         if of_maps is None:

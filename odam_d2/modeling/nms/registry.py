@@ -58,4 +58,5 @@ class Postprocessor(Protocol):
 
     needs_maps: bool
 
-    def __call__(self, candidates: Candidates) -> Suppression: ...
+    def __call__(self, candidates: Candidates) -> Suppression:
+        """Choose among the candidates of one image."""
