@@ -27,6 +27,9 @@ PACKAGES = (
     "odam_d2.engine",
 )
 
+WITH_INHERITED = ("odam_d2.OdamMaps",)
+"""Classes made of parts that are not public by themselves."""
+
 _DIRECTIVE = re.compile(rf"^::: ({'|'.join(map(re.escape, PACKAGES))})$", re.MULTILINE)
 
 
@@ -47,7 +50,9 @@ class Public(NamedTuple):
         module = ROOT.joinpath(*self.path.split("."))
         hidden = module.is_dir() or module.with_suffix(".py").exists()
         path = self.defined if hidden else self.path
-        return f"::: {path}\n    options: {{heading: {self.path}, toc_label: {self.label}}}"
+        options = [f"heading: {self.path}", f"toc_label: {self.label}"]
+        options += ["inherited_members: true"] if self.path in WITH_INHERITED else []
+        return f"::: {path}\n    options: {{{', '.join(options)}}}"
 
 
 def _file(module: str) -> Path:

@@ -18,6 +18,10 @@ def register_random_labels(name: str, seed: int = 0) -> str:
     Register ``NAME_random_labels``: the images and boxes of a registered data set, the classes of
     all its objects in random order. One that is registered already is left alone.
 
+    Args:
+        name: of the registered data set.
+        seed: of the order.
+
     Returns:
         The name.
     """

@@ -100,6 +100,9 @@ class Saved:
         Write the maps as ``.npz``; :func:`odam_d2.save_instances` writes their detections as well.
         An existing file is replaced when the new one is complete.
 
+        Args:
+            path: ends with ``.npz``.
+
         Raises:
             InputError: the path does not end with ``.npz``.
         """
@@ -108,7 +111,13 @@ class Saved:
     @classmethod
     def load(cls: type[_S], path: str | os.PathLike) -> _S:
         """
-        Read the maps that :meth:`save` or :func:`odam_d2.save_instances` wrote, on the CPU.
+        Read the maps that :meth:`save` or :func:`odam_d2.save_instances` wrote.
+
+        Args:
+            path: of the ``.npz`` file.
+
+        Returns:
+            The maps, on the CPU.
 
         Raises:
             InputError: the file is of another kind, of a later version, or has no maps.
@@ -138,7 +147,19 @@ class Saved:
     def of_arrays(
         cls: type[_S], path: str | os.PathLike, arrays: Mapping[str, np.ndarray]
     ) -> _S | None:
-        """The maps of a file that was read, None where it has none."""
+        """
+        The maps of a file that was read.
+
+        Args:
+            path: of the file, for messages.
+            arrays: what it holds, by name.
+
+        Returns:
+            The maps, on the CPU; None where it has none.
+
+        Raises:
+            InputError: they are not complete.
+        """
         held = {name.removeprefix(_MAPS): a for name, a in arrays.items() if name.startswith(_MAPS)}
         if not held:
             return None

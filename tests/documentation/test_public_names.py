@@ -167,7 +167,11 @@ def lacking_methods(found, name):
     module, _, label = name.defined.rpartition(".")
     cls = getattr(importlib.import_module(module), label)
     wrong = {}
-    for method, function in found.functions.items():
+    methods = dict(found.functions)
+    if name.path in api.WITH_INHERITED:
+        for base in ours(cls)[1:]:
+            methods = found.modules_collection[base.__module__][base.__name__].functions | methods
+    for method, function in methods.items():
         if method.startswith("_") and method not in ("__call__", "__getitem__"):
             continue
         inherited = any(method in vars(base) for base in cls.__mro__[1:])
