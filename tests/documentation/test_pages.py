@@ -71,6 +71,14 @@ def test_answers(given, tmp_path, monkeypatch, capsys):
     assert names["cfg"].MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.5
 
 
+def test_messages_that_are_quoted_are_those_of_the_code():
+    quoted = re.findall(r'"\.\.\. (.*?) \.\.\."', (DOCS / "faq.md").read_text())
+    code = [*(ROOT / "odam_d2").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    text = "".join(path.read_text() for path in code)
+    assert len(quoted) == 3
+    assert [message for message in quoted if message not in text] == []
+
+
 def test_remedies_are_settings():
     """What "How to read a map" tells to do is accepted, and its words are those of pictures."""
     page = (DOCS / "how_to_read_a_map.md").read_text()
