@@ -33,7 +33,6 @@ def given():
     return cfg, image
 
 
-@pytest.mark.slow
 def test_quick_start(given, tmp_path, monkeypatch):
     cfg, image = given
     monkeypatch.chdir(tmp_path)
@@ -49,7 +48,6 @@ def test_quick_start(given, tmp_path, monkeypatch):
     assert cv2.imread("sheet.png").shape[1] > 500
 
 
-@pytest.mark.slow
 def test_answers(given, tmp_path, monkeypatch, capsys):
     cfg, image = given
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ import json
 import re
 
 import matplotlib
-import pytest
 from hooks import ROOT, hook
 
 matplotlib.use("Agg")
@@ -36,7 +35,6 @@ def test_nothing_that_was_printed_or_drawn_is_kept():
     assert NOTEBOOK.stat().st_size < 20_000
 
 
-@pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch, capsys):
     from matplotlib import pyplot
 
