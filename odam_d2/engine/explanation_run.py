@@ -36,6 +36,7 @@ from odam_d2.evaluation.sanity_files import compare_sanity
 from odam_d2.fingerprint import ONLY_FOR_TRAINING, of_detector
 from odam_d2.modeling.attribution import method_names, preset_names
 from odam_d2.modeling.mask_settings import StateSettings
+from odam_d2.modeling.meta_arch import EXPLAINING
 from odam_d2.modeling.settings import METHOD_SETTINGS, ExplainSettings, RiseSettings
 
 from .building import building_errors
@@ -84,7 +85,8 @@ def evaluate_methods(
     are kept as soon as they are there: after an interruption, the same call goes on.
 
     Args:
-        cfg: of the detector, with ``MODEL.ODAM`` and ``TEST.ODAM``.
+        cfg: of the detector, with ``MODEL.ODAM`` and ``TEST.ODAM``. Of a plain meta-architecture of
+            Detectron2, the one that explains is built.
         methods: of ``MODEL.ODAM.METHOD``, each with settings of its own behind it if need be:
             ``"odam:layer=res2,smoothing_sigma=1.5"``. D-RISE explains the class only.
         output: a folder for every data set and in it for every method.
@@ -98,6 +100,11 @@ def evaluate_methods(
             detector.
     """
     check_evaluators(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    plain = cfg.MODEL.META_ARCHITECTURE
+    cfg.MODEL.META_ARCHITECTURE = EXPLAINING.get(plain, plain)
+    cfg.freeze()
     for name in cfg.DATASETS.TEST:
         check_dataset(name, DatasetUse(annotations=True, image_ids=True, masks=True))
     configs = {method: _config(cfg, method, output) for method in methods}

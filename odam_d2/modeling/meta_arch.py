@@ -26,7 +26,14 @@ from .state import preserved
 from .training import training_view
 from .views import Viewed
 
-__all__ = ["OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
+__all__ = ["EXPLAINING", "OdamFCOS", "OdamPanopticFPN", "OdamRCNN", "OdamRetinaNet"]
+
+EXPLAINING = {
+    "GeneralizedRCNN": "OdamRCNN",
+    "PanopticFPN": "OdamPanopticFPN",
+    "RetinaNet": "OdamRetinaNet",
+}
+"""Of Detectron2's meta-architectures, ours of the same parameters that explain, by their names."""
 
 
 class ExplainingModel(Viewed):
