@@ -159,7 +159,7 @@ class _Reader:
             score = float(self.again.found.scores[self.detection])
             said = f"score {score:.2f} → {max(0.0, score - effect):.2f}"
         else:
-            said = f"{target} side {effect:+.1f} px"
+            said = f"{target} side {round(effect, 1) + 0.0:+.1f} px"  # never -0.0
         values = None if heat is None else heat.numpy()
         shown = Intervention(target, self.box, values, mask, self._shown(image), said)
         return shown, effect

@@ -159,6 +159,11 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
         cfg.MODEL.ODAM.TARGETS = ["class"]
     if method in _OF_DETECTIONS:
         cfg.MODEL.ODAM.SCORE = "probability"
+        if "sanity_checks" in cfg.TEST.ODAM.EVALUATORS:
+            raise UserError(
+                f"sanity checks read decisions in place, and {method!r} looks for final "
+                "detections; leave it out"
+            )
     own = _SETTINGS.get(method)
     if own is not None and issubclass(own, StateSettings):
         # Settings of the others that are compared: these differentiate nothing.

@@ -28,7 +28,7 @@ from odam_d2.fingerprint import entry_key
 from odam_d2.modeling.adapters.base import build_adapter
 from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.trace import Trace
-from odam_d2.modeling.mask_settings import MaskSettings
+from odam_d2.modeling.mask_settings import StateSettings
 from odam_d2.modeling.randomisation import (
     Layer,
     layers_top_down,
@@ -301,7 +301,7 @@ def _settings(how: ExplainSettings) -> ExplainSettings:
     of_masks: Any = {
         name: dataclasses.replace(settings, state_dir="")
         for name, settings in kept.items()
-        if isinstance(settings, MaskSettings)
+        if isinstance(settings, StateSettings)
     }
     targets = tuple(name for name in how.targets if name != "combined")
     return dataclasses.replace(how, targets=targets, **of_masks)

@@ -128,9 +128,11 @@ def _by_layer(found: Mapping[str, Mapping], group: str, order: str) -> str:
 
 
 def _short(layer: str) -> str:
-    """A layer without where it is."""
-    return ", ".join(path.rpartition("roi_heads.")[2].removeprefix("backbone.bottom_up.")
-                     .removeprefix("head.") for path in layer.split(", "))  # fmt: skip
+    """A layer without where it is: ``"cls_score, bbox_pred"``, ``"cls_subnet.2"``."""
+    ends = (path.split(".")[-2:] for path in layer.split(", "))
+    return ", ".join(
+        ".".join(end) if any(part.isdigit() for part in end) else end[-1] for end in ends
+    )
 
 
 def _plot(found: Mapping[str, Mapping], path: Path) -> None:

@@ -248,13 +248,14 @@ def test_tables_and_files(tmp_path):
     one = Similarities.of(
         rows(("class", "cascading", 0, [0.5, 0.7]), ("class", "cascading", 1, [0.4, 0.2]),
              ("class", "random_labels", None, [0.6, 0.4]),
-             ("class", "other_image", None, [0.1, 0.2])), ["head.x", "backbone.bottom_up.res5"],
+             ("class", "other_image", None, [0.1, 0.2])),
+        ["head.x, head.y.2", "backbone.bottom_up.res5"],
     )  # fmt: skip
     text = compare_sanity(tmp_path, {"odam": one}).read_text()
     line = next(row for row in text.splitlines() if row.startswith("| odam |")).split(" | ")
     assert line[1:4] == ["0.30", "0.15", "+0.15 [+0.00, +0.30]"]
     assert line[7:] == ["0.50", "passes", "2 |"]
-    assert "| method | x | res5 |\n| --- | --- | --- |\n| odam | 0.60 | 0.30 |" in text
+    assert "| method | x, y.2 | res5 |\n| --- | --- | --- |\n| odam | 0.60 | 0.30 |" in text
     assert (tmp_path / "sanity_checks.png").stat().st_size > 5000
     empty = compare_sanity(tmp_path, {"odam": Similarities.of({}, "ab")})
     assert empty.read_text() == "No decision could be evaluated.\n"

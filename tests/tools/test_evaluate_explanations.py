@@ -236,6 +236,11 @@ def test_d_rise_keeps_its_sums(tmp_path):
         (["--methods", "gradcam"], [], "unknown method 'gradcam'; there are odam, box_blob, "),
         (["--methods", "odam:lair=res4"], [], "MODEL.ODAM.LAIR"),
         ([], ["TEST.ODAM.EVALUATORS", "['causes']"], "has 'causes'; there are causal_recovery"),
+        (
+            ["--methods", "d_rise"],
+            ["TEST.ODAM.EVALUATORS", "['sanity_checks']"],
+            "sanity checks read decisions in place, and 'd_rise' looks for final detections",
+        ),
         (["--num-images", "0"], [], "--num-images must be 1 or more"),
         (
             [],
