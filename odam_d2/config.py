@@ -135,6 +135,12 @@ def _rise_keys() -> CN:
     rise.SMOOTHING = 1 / 8
     rise.SIDE_SMOOTHING = 1 / 28
 
+    # Of the preset "faithful", which makes maps by a regression: how far away slopes are alike
+    # (standard deviation of a Gaussian), and the variance of the noise in units of that of values.
+    # Both above 0.
+    rise.CORRELATION = 1 / 10
+    rise.NOISE = 0.3
+
     # Masked images that the detector sees at once: speed against memory.
     rise.BATCH_SIZE = 8
 

@@ -169,7 +169,7 @@ def _config(cfg: CfgNode, method: str, output: Path) -> CfgNode:
         # Settings of the others that are compared: these differentiate nothing.
         cfg.MODEL.ODAM.SMOOTHING_SIGMA, cfg.MODEL.ODAM.LAYER = 0.0, ""
         node = cfg.MODEL.ODAM[own.NODE]
-        node.STATE_DIR = node.STATE_DIR or str(output / method)
+        node.STATE_DIR = node.STATE_DIR or str(output / own.NODE.lower())
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         merge_opts(cfg, [f"MODEL.ODAM.{key.strip().upper()}", value.strip()])

@@ -24,6 +24,7 @@ __all__ = [
     "feature_maps",
     "find_layer",
     "finest_layer",
+    "finest_layers",
     "layer_names",
 ]
 
@@ -201,15 +202,26 @@ def layer_names(network: nn.Module) -> list[str]:
 def finest_layer(backbone: Backbone) -> str:
     """
     Path of the last stage or block before the map gets coarser than four pixels a cell, or than the
-    finest that there is: ``"bottom_up.res2"`` of a ResNet with FPN.
+    first one: ``"bottom_up.res2"`` of a ResNet with FPN.
+    """
+    return finest_layers(backbone, 1)[0]
+
+
+def finest_layers(backbone: Backbone, count: int) -> list[str]:
+    """
+    The same for so many limits, each twice the one before it: ``"bottom_up.res2"`` and
+    ``"bottom_up.res3"``. They are fewer where cells grow faster.
     """
     stages = _stages(backbone)
-    strides = _maps_of_backbone(backbone, stages)
-    if not strides:
+    maps = list(_maps_of_backbone(backbone, stages).items())
+    if not maps:
         raise LayerError("no stage of the backbone gives a feature map")
-    limit = max(_FINEST_STRIDE, min(strides.values()))
-    before = itertools.takewhile(lambda item: item[1] <= limit, strides.items())
-    return stages[[module for module, _ in before][-1]]
+    # A pyramid that is made of one map begins with finer ones.
+    shrinking = itertools.takewhile(lambda x: x[0][1] <= x[1][1], itertools.pairwise(maps))
+    maps = [maps[0], *(after for _, after in shrinking)]
+    limits = [max(_FINEST_STRIDE, maps[0][1]) * 2**octave for octave in range(count)]
+    last = [[module for module, stride in maps if stride <= limit][-1] for limit in limits]
+    return list(dict.fromkeys(stages[module] for module in last))
 
 
 def _stages(network: Backbone) -> dict[nn.Module, str]:

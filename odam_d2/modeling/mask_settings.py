@@ -93,6 +93,8 @@ class RiseSettings(MaskSettings):
         smoothing: standard deviation of the Gaussian that smooths the maps of classes, which owe
             their score to parts; 0 is none.
         side_smoothing: the same of the maps of sides, which end at edges.
+        correlation, noise: of the regression that makes the maps of the preset ``"faithful"``, see
+            :func:`odam_d2.core.mask_regression.regressed_slopes`.
     """
 
     NODE = "RISE"
@@ -103,12 +105,14 @@ class RiseSettings(MaskSettings):
     blur: float = 1 / 7
     smoothing: float = 1 / 8
     side_smoothing: float = 1 / 28
+    correlation: float = 1 / 10
+    noise: float = 0.3
     check_every: int = field(default=64, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check(f"2 to {_MAX_PARTS}", 2, _MAX_PARTS, "parts")
-        for name in ("cell", "blur"):
+        for name in ("cell", "blur", "correlation", "noise"):
             words = f"above 0, and {_MAX_LENGTH} at most"
             check_number(
                 self.argument(name), getattr(self, name), words, 0, _MAX_LENGTH, above=True

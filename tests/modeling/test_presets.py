@@ -1,14 +1,21 @@
 """Presets choose method and layer, for every family, and are refused beside them."""
 
+import dataclasses
+import itertools
+import math
+
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import Backbone
 from oracle import FASTER_RCNN, RETINANET, SLIM, two_images, zoo_model
 from test_outputs_explainer import Registered
+from torch import nn
 
 from odam_d2 import ExplainSettings, add_odam_config, explain
 from odam_d2.core.errors import InputError
-from odam_d2.modeling.layers import finest_layer
+from odam_d2.core.heatmap import smooth
+from odam_d2.modeling.layers import finest_layer, finest_layers
 from odam_d2.modeling.settings import RiseSettings
 
 OPTS = [*SLIM, "TEST.DETECTIONS_PER_IMAGE", 3]
@@ -25,37 +32,54 @@ def maps_of(model, targets, **settings):
     return [x["instances"].odam_maps for x in explain(model, two_images(), targets, **settings)]
 
 
-def test_faithful_is_rise(model):
-    ours = maps_of(model, TARGETS, preset="faithful", rise=FEW)
-    theirs = maps_of(model, TARGETS, method="rise", rise=FEW)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.targets == b.targets
-        torch.testing.assert_close(a.values, b.values)
+def test_faithful_shares_the_passes_of_rise(model, tmp_path):
+    """What one has read the other does not read again; the maps are others."""
+    settings = dataclasses.replace(FEW, state_dir=str(tmp_path))
+    plain = maps_of(model, TARGETS, method="rise", rise=settings)
+    files = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    ours = maps_of(model, TARGETS, preset="faithful", rise=settings)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
+    assert len(files) == 2
+    again = maps_of(model, TARGETS, preset="faithful", rise=FEW)
+    for a, b, rise in zip(ours, again, plain, strict=True):
+        assert tuple(a.targets) == TARGETS
+        torch.testing.assert_close(a.values, b.values, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(a.values, rise.values, rtol=0.1)
+
+
+def smoothed(maps, instances, stride):
+    """Signed maps on one grid, smoothed by 0.08 lengths of the box."""
+    size = maps.image_sizes[0].tolist()
+    scale = [read / shown for read, shown in zip(size, instances.image_size, strict=True)]
+    boxes = instances.pred_boxes.tensor * torch.tensor([scale[1], scale[0]] * 2)
+    result = maps.on_grid(stride)
+    for n, t in itertools.product(*map(range, result.shape[:2])):
+        left, top, right, bottom = boxes[n].tolist()
+        width = max(min(right, size[1]) - max(left, 0), 8)
+        height = max(min(bottom, size[0]) - max(top, 0), 8)
+        result[n, t] = smooth(result[n, t], 0.08 * math.sqrt(width * height) / stride)
+    return result
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_gradient_is_of_sides_on_the_finest_layer_and_of_classes_on_what_the_head_reads(
-    model, signed
-):
+def test_gradient_is_centred_on_the_second_finest_layer_and_smoothed(model, signed):
     targets = TARGETS[: 3 if signed else 4]  # no maximum of signed maps
-    sides = {"method": "centred", "layer": "res2", "smoothing_sigma": 1.5}
-    found = zip(
-        maps_of(model, targets, preset="gradient", signed=signed),
-        maps_of(model, ("left", "bottom"), **sides, signed=signed),
-        maps_of(model, ("class",), method="integrated_gradients", signed=signed),
-        strict=True,
-    )
-    for ours, of_sides, of_class in found:
+    found = explain(model, two_images(), targets, preset="gradient", signed=signed)
+    centred = maps_of(model, TARGETS[:3], method="centred", layer="res3", signed=True)
+    for result, maps in zip(found, centred, strict=True):
+        ours = result["instances"].odam_maps
         assert len(ours) == 3
-        assert ours.signed == bool((ours.values < 0).any()) == signed
+        assert ours.signed == signed
         assert ours.strides.tolist() == [4.0] * 3
-        values = ours.on_grid(4.0)
-        for column, (maps, target) in enumerate(
-            [(of_sides, "left"), (of_class, "class"), (of_sides, "bottom")]
-        ):
-            expected = maps.select(target).on_grid(4.0)[:, 0]
-            assert expected.any()
-            torch.testing.assert_close(values[:, column], expected)
+        expected = smoothed(maps, result["instances"], 4.0)
+        assert (expected < 0).any()
+        largest = float(expected.abs().max())
+        torch.testing.assert_close(
+            ours.on_grid(4.0)[:, :3],
+            expected if signed else expected.relu(),
+            rtol=1e-4,
+            atol=1e-5 * largest,
+        )
 
 
 def test_detections_are_those_of_the_model(model):
@@ -66,10 +90,12 @@ def test_detections_are_those_of_the_model(model):
 
 def test_a_model_explained_by_its_outputs():
     model = Registered().eval()
-    ours = maps_of(model, ("class", "left"), preset="gradient")
-    theirs = maps_of(model, ("left",), method="centred", smoothing_sigma=1.5)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a.select("left").on_grid(16.0), b.on_grid(16.0))
+    found = explain(model, two_images(), ("class", "left"), preset="gradient")
+    centred = maps_of(model, ("class", "left"), method="centred", signed=True)
+    for result, maps in zip(found, centred, strict=True):
+        ours = result["instances"].odam_maps.on_grid(8.0)
+        expected = smoothed(maps, result["instances"], 8.0).relu()
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
 
 
 @pytest.mark.parametrize("settings", [{"method": "odam"}, {"layer": "res4"}, {"layer": ""}])
@@ -105,5 +131,24 @@ def test_arguments_win_over_what_a_model_was_configured_with():
     assert cam.strides.tolist() == [16.0] * 3  # on res4
 
 
-def test_the_finest_layer_of_a_backbone(model):
+def test_the_finest_layers_of_a_backbone(model):
     assert finest_layer(model.backbone) == "bottom_up.res2"
+    assert finest_layers(model.backbone, 3) == [f"bottom_up.res{k}" for k in (2, 3, 4)]
+
+
+def test_a_pyramid_that_begins_with_finer_maps_is_no_early_layer():
+    """As that of ViTDet, which is made of one map; all stages before it are of one size."""
+
+    class Pyramid(Backbone):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 4, 16, 16)
+            self.block = nn.Conv2d(4, 4, 1)
+            self.finer = nn.ConvTranspose2d(4, 4, 2, 2)
+            self.coarser = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            x = self.block(self.patches(x))
+            return {"finer": self.finer(x), "same": x, "coarser": self.coarser(x)}
+
+    assert finest_layers(Pyramid(), 2) == ["block"]

@@ -19,7 +19,8 @@ from plain_heads import (
 from torch import nn
 
 from odam_d2 import explain, explain_boxes
-from odam_d2.core.heatmap import smooth
+from odam_d2.core.heatmap import gaussian_kernel, smooth
+from odam_d2.core.mask_regression import prior_deviation
 from odam_d2.core.masks import STRIDE, blurred_regions, lengths_of, part_masks, regions
 from odam_d2.modeling import Decisions, OutputsAdapter, register_adapter
 from odam_d2.modeling.attribution.rise import Rise
@@ -28,8 +29,8 @@ from odam_d2.modeling.settings import RiseSettings
 FEW = RiseSettings(num_masks=10, cell=1 / 4, batch_size=3, seed=2)
 
 
-def plain_rise(model, image, settings, family):
-    """One mask, one detection, one target, one cell at a time."""
+def plain_values(model, image, settings, family):
+    """Boxes, masks (K, H, W), and what each mask changes (K, N, T), one mask at a time."""
     size = tuple(image.shape[-2:])
 
     def on_network(picture):
@@ -52,7 +53,13 @@ def plain_rise(model, image, settings, family):
         mask = group[number % settings.parts]
         found.append((values(image * mask + hidden * (1 - mask)) - whole).double().numpy())
         masks.append(mask.double().numpy())
-    masks, found = np.stack(masks), np.stack(found)
+    return boxes, np.stack(masks), np.stack(found)
+
+
+def plain_rise(model, image, settings, family):
+    """One detection, one target, one cell at a time."""
+    boxes, masks, found = plain_values(model, image, settings, family)
+    size = tuple(image.shape[-2:])
     height, width = (-(-side // STRIDE) for side in size)
     maps = torch.zeros(2, 5, height, width, dtype=torch.float64)
     for v in range(height):
@@ -69,16 +76,57 @@ def plain_rise(model, image, settings, family):
     return maps
 
 
+def plain_faithful(model, image, settings, family):
+    """One detection at a time, by the covariance of all pairs of cells."""
+    boxes, masks, found = plain_values(model, image, settings, family)
+    size = tuple(image.shape[-2:])
+    grid = height, width = tuple(-(-side // STRIDE) for side in size)
+    cells = np.stack(
+        [
+            [
+                [m[STRIDE * v : STRIDE * v + STRIDE, STRIDE * u : STRIDE * u + STRIDE].mean()
+                 for u in range(width)]
+                for v in range(height)
+            ]
+            for m in masks
+        ]
+    ).reshape(len(masks), -1)  # fmt: skip
+    varied = cells - cells.mean(axis=0)
+    maps = []
+    for n, (box, length) in enumerate(zip(boxes, lengths_of(boxes, size).tolist(), strict=True)):
+        kernel = gaussian_kernel(settings.correlation * length / STRIDE, torch.zeros(1).double())
+        near = [
+            sum(float(w) * np.eye(side, k=k - len(kernel) // 2) for k, w in enumerate(kernel))
+            for side in grid
+        ]
+        rows, columns, inside = prior_deviation(box, length, grid)
+        deviation = np.zeros(grid)
+        deviation[rows, columns] = inside
+        flat = deviation.ravel()
+        prior = flat[:, None] * np.kron(*near) * flat
+        covariance = varied @ prior @ varied.T
+        noise = settings.noise * np.diag(covariance).mean() * np.eye(len(varied))
+        centred = found[:, n] - found[:, n].mean(axis=0)
+        slopes = prior @ varied.T @ np.linalg.solve(covariance + noise, centred)
+        maps.append(slopes.T.reshape(-1, *grid))
+    return torch.from_numpy(np.stack(maps))
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plain", "chosen"),
+    [(plain_rise, {"method": "rise"}), (plain_faithful, {"preset": "faithful"})],
+    ids=["rise", "faithful"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_equal_to_a_plain_version(name, dtype):
+def test_equal_to_a_plain_version(name, dtype, plain, chosen):
     family = FAMILIES[name]
     model = family.model(dtype)
     image = two_images(dtype)[0]["image"][:, :102]  # no multiple of the stride
     with torch.no_grad():
-        expected = plain_rise(model, image, FEW, family)
-    settings = {"method": "rise", "rise": FEW, "signed": True}
+        expected = plain(model, image, FEW, family)
+    settings = {"rise": FEW, "signed": True, **chosen}
     (output,) = explain_boxes(model, [{"image": image}], GIVEN, CLASSES, TARGETS, **settings)
     maps = output["instances"].odam_maps
     assert maps.values.shape == expected.shape

@@ -8,10 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odam_d2.modeling.adapters.head import HeadAdapter
-from odam_d2.modeling.adapters.trace import Trace
+from odam_d2.core.gradients import precise
+from odam_d2.modeling.adapters.base import Adapter
+from odam_d2.modeling.adapters.head import HeadAdapter, head_adapter
+from odam_d2.modeling.adapters.outputs import OutputsTrace
+from odam_d2.modeling.adapters.trace import Decisions, Trace
 
-__all__ = ["image_geometry", "level_geometry", "whole_geometry"]
+__all__ = ["image_geometry", "level_geometry", "predicted_boxes", "whole_geometry"]
+
+
+def predicted_boxes(adapter: Adapter, trace: Any) -> Tensor:
+    """(N, 4), XYXY in pixels of the network's input, not clipped."""
+    if isinstance(trace, OutputsTrace):
+        decisions = Decisions.cat(trace.decide(list(trace.inputs)))
+    else:
+        decisions = head_adapter(adapter).decide(trace)
+    return precise(decisions.boxes.detach())
 
 
 def level_geometry(adapter: HeadAdapter, trace: Trace, origins: Tensor) -> dict[str, Any]:

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from odam_d2.core.errors import InputError
-from odam_d2.core.gradients import precise
 from odam_d2.modeling.adapters.base import Adapter
-from odam_d2.modeling.adapters.head import head_adapter
 from odam_d2.modeling.adapters.outputs import OutputsTrace
-from odam_d2.modeling.adapters.trace import Decisions
 from odam_d2.modeling.settings import ExplainSettings
 from odam_d2.modeling.targets import Side, Target, Targets
 from odam_d2.structures import OdamMaps
 
+from .geometry import predicted_boxes
 from .registry import ODAM_METHOD_REGISTRY, Method
 
 __all__ = ["PositionMethod"]
@@ -57,12 +55,11 @@ class PositionMethod(Method):
         return "position"
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
+        boxes = predicted_boxes(adapter, trace)
         if isinstance(trace, OutputsTrace):
-            decisions = Decisions.cat(trace.decide(list(trace.inputs)))
             sizes = [tuple(given["image"].shape[-2:]) for given in trace.inputs]
         else:
-            decisions, sizes = head_adapter(adapter).decide(trace), trace.image_sizes
-        boxes = precise(decisions.boxes.detach())
+            sizes = trace.image_sizes
         counts = torch.tensor(trace.counts(), device=boxes.device)
         image_sizes = torch.tensor(sizes, device=boxes.device)
         image_sizes = image_sizes.repeat_interleave(counts, dim=0, output_size=len(boxes))

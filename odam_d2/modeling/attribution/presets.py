@@ -2,131 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from detectron2.modeling import Backbone
+from torch import Tensor
 
 from odam_d2.core import cam
 from odam_d2.core.errors import InputError
+from odam_d2.core.heatmap import smooth
+from odam_d2.core.masks import lengths_of
 from odam_d2.modeling.adapters.base import Adapter
 from odam_d2.modeling.adapters.head import HeadAdapter
-from odam_d2.modeling.adapters.outputs import OutputsTrace
-from odam_d2.modeling.layers import finest_layer
+from odam_d2.modeling.layers import finest_layers
 from odam_d2.modeling.settings import ExplainSettings
-from odam_d2.modeling.targets import Side, Target, Targets
+from odam_d2.modeling.targets import Targets
 from odam_d2.structures import OdamMaps
 
-from .geometry import image_geometry
+from .geometry import image_geometry, predicted_boxes
 from .gradients import GradientMethod
-from .integrated_gradients import IntegratedGradients
+from .masked_runs import refuse
 from .registry import ODAM_PRESET_REGISTRY, Method
-from .rise import Rise, rise
+from .rise import Rise
 
-__all__ = ["ByTarget", "faithful", "gradient"]
-
-_SIDES_SIGMA = 1.5
-"""Of the Gaussian that smooths maps of sides, in cells of the layer."""
+__all__ = ["EarlyLayer", "faithful", "gradient"]
 
 
 @dataclass(frozen=True)
-class ByTarget(Method):
+class EarlyLayer(Method):
     """
-    Maps of sides where the backbone has not carried evidence away from where it is yet, on its
-    finest layer; all others on what the head reads, where they are sharper. Both on one grid.
+    Centred maps where the backbone has not carried evidence away from where it is yet, and features
+    are more than edges: on the last of its layers with half as many cells along a side as the
+    finest, smoothed. A backward pass for each map.
 
     Attributes:
+        smoothing: standard deviation of the Gaussian, in lengths of the box: geometric means of its
+            width and height.
         max_bytes: bound on temporary tensors.
         signed: whether maps keep their sign.
     """
 
+    smoothing: float = 0.08
     max_bytes: int = 2**26
     signed: bool = False
 
     def algorithm(self, adapter: Adapter) -> str:
-        methods = self._others(adapter), self._sides(adapter)
-        return " and ".join(method.algorithm(adapter) for method in methods)
+        return self._centred(adapter).algorithm(adapter)
 
     def check(self, adapter: Adapter, targets: Targets) -> None:
-        self._others(adapter).check(adapter, targets)
+        self._centred(adapter).check(adapter, targets)
 
-    def _others(self, adapter: Adapter) -> Method:
-        if isinstance(adapter, HeadAdapter):
-            return IntegratedGradients(max_bytes=self.max_bytes, signed=self.signed)
-        return GradientMethod(cam.centred, max_bytes=self.max_bytes, signed=self.signed)
-
-    def _sides(self, adapter: Adapter) -> Method:
+    def _centred(self, adapter: Adapter) -> GradientMethod:
         layer = ""
         if isinstance(adapter, HeadAdapter) and isinstance(adapter.model.backbone, Backbone):
-            layer = finest_layer(adapter.model.backbone)
-        return GradientMethod(cam.centred, layer, _SIDES_SIGMA, self.max_bytes, self.signed)
+            layer = finest_layers(adapter.model.backbone, 2)[-1]
+        return GradientMethod(cam.centred, layer, max_bytes=self.max_bytes, signed=True)
 
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
-        sides = [target for target in targets if isinstance(target, Side)]
-        others = [target for target in targets if not isinstance(target, Side)]
-        found = [
-            (chosen, method(adapter, trace, Targets(chosen)))
-            for chosen, method in ((sides, self._sides(adapter)), (others, self._others(adapter)))
-            if chosen
-        ]
-        stride = min(float(maps.strides.min()) for _, maps in found)
-        if isinstance(trace, OutputsTrace):
-            sizes = [tuple(given["image"].shape[-2:]) for given in trace.inputs]
-        else:
-            sizes = trace.image_sizes
+        differentiated = Targets(list(targets))  # 'combined' is made at the end
+        found = self._centred(adapter)(adapter, trace, differentiated)
         counts = trace.counts()
-        parts = zip(*(maps.split(counts) for _, maps in found), strict=True)
-        order = [target for chosen, _ in found for target in chosen]
-        of_images = [
-            _on_one_grid(targets, order, of_image, size, stride)
-            for of_image, size in zip(parts, sizes, strict=True)
-            if len(of_image[0])
-        ]
-        return OdamMaps.cat(of_images)
-
-
-def _on_one_grid(
-    targets: Targets,
-    order: Sequence[Target],
-    parts: Sequence[OdamMaps],
-    size: tuple[int, int],
-    stride: float,
-) -> OdamMaps:
-    """
-    Args:
-        order: whose maps the parts have, one part after the other.
-        parts: of the same detections of one image.
-        size: its (height, width).
-        stride: pixels per cell of the grid.
-    """
-    columns = [order.index(target) for target in targets]
-    values, saturated = (
-        torch.stack([x[:, column] for column in columns], dim=1)  # no list is copied to the device
-        for x in (
-            torch.cat([maps.on_grid(stride) for maps in parts], dim=1),
-            torch.cat([maps.saturated for maps in parts], dim=1),
+        boxes = predicted_boxes(adapter, trace).split(counts)
+        return OdamMaps.cat(
+            [
+                self._smoothed(maps, of_image, targets)
+                for maps, of_image in zip(found.split(counts), boxes, strict=True)
+                if len(maps)
+            ]
         )
-    )
-    image = torch.zeros(len(values), dtype=torch.int64, device=values.device)
-    geometry = image_geometry(image, [size], values, stride)
-    signed = parts[0].signed
-    return targets.maps(values, saturated=saturated, signed=signed, **geometry)
+
+    def _smoothed(self, maps: OdamMaps, boxes: Tensor, targets: Targets) -> OdamMaps:
+        """
+        Args:
+            maps: of the detections of one image.
+            boxes: of these detections.
+        """
+        height, width = maps.image_sizes[0].tolist()
+        # Half a cell is no less smooth than a whole one, and shows a peak between two cells.
+        stride = float(maps.strides.min()) / 2
+        sigmas = (self.smoothing * lengths_of(boxes, (height, width)) / stride).tolist()
+        on_grid = zip(maps.on_grid(stride), sigmas, strict=True)
+        values = torch.stack([smooth(of_box, sigma) for of_box, sigma in on_grid])
+        values = values if self.signed else values.relu_()
+        image = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+        geometry = image_geometry(image, [(height, width)], values, stride)
+        return targets.maps(values, saturated=maps.saturated, signed=self.signed, **geometry)
 
 
 @ODAM_PRESET_REGISTRY.register()
 def faithful(settings: ExplainSettings) -> Rise:
     """What shows causes best for some two hundred passes of the network for each image."""
-    return rise(settings)
+    refuse(settings, "RISE", {"smoothing_sigma": 0, "layer": ""})
+    return Rise(settings.rise, settings.signed, regressed=True)
 
 
 @ODAM_PRESET_REGISTRY.register()
-def gradient(settings: ExplainSettings) -> ByTarget:
-    """What shows causes best for a few backward passes of the head, and one more of a side."""
+def gradient(settings: ExplainSettings) -> EarlyLayer:
+    """What shows causes best for one backward pass of the network for each map."""
     if settings.smoothing_sigma:
         raise InputError(
             f"{settings.argument('preset')} 'gradient' smooths its maps by itself; leave "
             f"{settings.argument('smoothing_sigma')} at 0"
         )
-    return ByTarget(settings.max_bytes, settings.signed)
+    return EarlyLayer(max_bytes=settings.max_bytes, signed=settings.signed)

@@ -7,13 +7,14 @@ the masked passes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from odam_d2.core.heatmap import smooth
+from odam_d2.core.mask_regression import regressed_slopes
 from odam_d2.core.masks import (
     STRIDE,
     Region,
@@ -49,10 +50,13 @@ class Rise(Method):
     Attributes:
         settings: of ``MODEL.ODAM.RISE``.
         signed: keep what is higher where a place is hidden, too.
+        regressed: make maps by :func:`odam_d2.core.mask_regression.regressed_slopes`, in the place
+            of the slope at each place by itself, smoothed.
     """
 
     settings: RiseSettings = field(default_factory=RiseSettings)
     signed: bool = False
+    regressed: bool = False
 
     def algorithm(self, adapter: Adapter) -> str:
         return "masked images"
@@ -65,10 +69,31 @@ class Rise(Method):
 
     def _maps(self, adapter: Adapter, readers: list[Reader], targets: Targets) -> OdamMaps:
         detector = {"model": adapter.model, "norm_statistics": adapter.norm_statistics}
-        found = [
-            _maps_of(reader, targets, self.settings, detector, self.signed) for reader in readers
-        ]
+        found = [self._maps_of(reader, targets, detector) for reader in readers]
         return OdamMaps.cat([maps for of_reader in found for maps in of_reader])
+
+    def _maps_of(self, reader: Reader, targets: Targets, detector: object) -> list[OdamMaps]:
+        """The maps of each image's detections."""
+        settings = self.settings
+        pictures = [
+            _Picture.of_boxes(image, boxes, settings)
+            for image, boxes in zip(reader.images, reader.boxes, strict=True)
+        ]
+        counts = [len(boxes) for boxes in reader.boxes]
+        values = _read(reader, pictures, settings, _state_file(reader, targets, settings, detector))
+        found = []
+        of_images = zip(pictures, values.split(counts, dim=1), reader.boxes, strict=True)
+        for picture, of_image, boxes in of_images:
+            if len(boxes):
+                if self.regressed:
+                    maps = picture.regressed(of_image, boxes)
+                else:
+                    maps = picture.maps(of_image, boxes, targets)
+                maps = maps if self.signed else maps.relu_()
+                of_image = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+                geometry = image_geometry(of_image, [picture.size], maps, STRIDE)
+                found.append(targets.maps(maps, signed=self.signed, **geometry))
+        return found
 
 
 @ODAM_METHOD_REGISTRY.register()
@@ -132,9 +157,7 @@ class _Picture:
         Returns:
             (N, T, h, w), on cells of :data:`STRIDE` pixels, with their sign.
         """
-        count, size = len(values), self.settings.batch_size
-        batches = (range(start, min(start + size, count)) for start in range(0, count, size))
-        found = slopes(values.flatten(1), (self.masks(batch, STRIDE) for batch in batches))
+        found = slopes(values.flatten(1), self._cells(len(values)))
         found = found.unflatten(0, values.shape[1:])
         lengths = (lengths_of(boxes, self.size) / STRIDE).tolist()
         sides = torch.tensor([isinstance(target, Side) for target in targets], device=found.device)
@@ -146,27 +169,22 @@ class _Picture:
                 maps[chosen] = smooth(maps[chosen], sigma * length)
         return found
 
+    def _cells(self, count: int) -> Iterator[Tensor]:
+        """So many masks, on cells of :data:`STRIDE` pixels, some at a time."""
+        for start in range(0, count, self.settings.batch_size):
+            yield self.masks(range(start, min(start + self.settings.batch_size, count)), STRIDE)
 
-def _maps_of(
-    reader: Reader, targets: Targets, settings: RiseSettings, detector: object, signed: bool
-) -> list[OdamMaps]:
-    """The maps of each image's detections."""
-    pictures = [
-        _Picture.of_boxes(image, boxes, settings)
-        for image, boxes in zip(reader.images, reader.boxes, strict=True)
-    ]
-    counts = [len(boxes) for boxes in reader.boxes]
-    values = _read(reader, pictures, settings, _state_file(reader, targets, settings, detector))
-    found = []
-    of_images = zip(pictures, values.split(counts, dim=1), reader.boxes, strict=True)
-    for picture, of_image, boxes in of_images:
-        if len(boxes):
-            maps = picture.maps(of_image, boxes, targets)
-            maps = maps if signed else maps.relu_()
-            of_image = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
-            geometry = image_geometry(of_image, [picture.size], maps, STRIDE)
-            found.append(targets.maps(maps, signed=signed, **geometry))
-    return found
+    def regressed(self, values: Tensor, boxes: Tensor) -> Tensor:
+        """As :meth:`maps`, by regression."""
+        masks = torch.cat(list(self._cells(len(values))))
+        lengths = lengths_of(boxes, self.size).tolist()
+        found = [
+            regressed_slopes(
+                of_box, masks, box, length, self.settings.correlation, self.settings.noise
+            )
+            for of_box, box, length in zip(values.unbind(1), boxes, lengths, strict=True)
+        ]
+        return torch.stack(found)
 
 
 def _read(
@@ -198,8 +216,10 @@ def _state_file(
     reader: Reader, targets: Targets, settings: RiseSettings, detector: object
 ) -> StateFile:
     def fingerprint() -> dict:
-        return {
-            "settings": describe(replace(settings, state_dir="", num_masks=1)),
+        return {  # not of how maps are made of values
+            "settings": {
+                name: getattr(settings, name) for name in ("cell", "parts", "blur", "seed")
+            },
             "targets": describe(list(targets)),
             "detector": digest(detector),
             "versions": versions(),
