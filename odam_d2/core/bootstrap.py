@@ -45,12 +45,14 @@ def bootstrap_weights(groups: int, draws: int, seed: int = 0) -> Tensor:
 
 
 def _ratios(above: Tensor, below: Tensor, group: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the sums over all rows, and over those of each draw (D,)."""
+    """Of the sums over all rows, and over those of each draw (D,): nan where each is the same."""
     sums = torch.zeros(2, weights.shape[1], dtype=torch.float64)
     sums[0].index_add_(0, group, above.double())
     sums[1].index_add_(0, group, below.double())
     drawn = weights @ sums.T
     total = sums.sum(dim=1)
+    if weights.shape[1] < 2:  # nothing varies, which says nothing of how much it would
+        drawn = torch.full_like(drawn, torch.nan)
     return total[0] / total[1], drawn[:, 0] / drawn[:, 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _cell(found: Mapping | None, *, sign: bool = False, interval: bool = True) -
         return ""
     number = "{:+.0f}" if sign else "{:.0f}"
     text = number.format(found["value"])
-    if interval:
+    if interval and math.isfinite(found["low"]):  # of one image there is none
         text += f" [{number.format(found['low'])}, {number.format(found['high'])}]"
     return f"**{text}**" if sign and found["low"] > 0 else text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _cell(found: Mapping | None, interval: bool = False, sign: str = "") -> str:
         return ""
     number = f"{{:{sign}.2f}}"
     text = number.format(found["value"])
-    if interval:
+    if interval and math.isfinite(found["low"]):  # of one image there is none
         text += f" [{number.format(found['low'])}, {number.format(found['high'])}]"
     return text
 

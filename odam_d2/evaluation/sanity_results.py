@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -120,11 +121,12 @@ class Similarities:
         """
         A method fails where its maps are the same when all layers are random, and where they are
         more like those of the trained detector than what the place alone gives, in any measure.
+        There is none of a single image, whose figures have no interval.
         """
         for measure in MEASURES:
             alike = self.mean(measure, group, *self.all_layers)
             more = self.more_than_place(measure, group)
-            if alike is None or more is None:
+            if alike is None or more is None or not math.isfinite(more.low):
                 return None
             if alike.high > 1 - _EQUAL:
                 return UNCHANGED

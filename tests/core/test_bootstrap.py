@@ -74,3 +74,17 @@ def test_draws_without_an_effect_below_are_left_out():
 def test_numbers_of_groups():
     numbers, count = group_numbers(["b", "a", "b", (1, 2)])
     assert (numbers.tolist(), count) == ([0, 1, 0, 2], 3)
+
+
+def test_one_group_has_no_interval():
+    """Of one image nobody can say how far another would differ; a point would look certain."""
+    group, weights = torch.zeros(5, dtype=torch.int64), bootstrap_weights(1, DRAWS)
+    one, two = torch.arange(1.0, 6.0), torch.ones(5)
+    for found, value in (
+        (ratio(one, two, group, weights), 3.0),
+        (difference(one, two, two, group, weights), 2.0),
+    ):
+        assert found.value == pytest.approx(value)
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+        assert not found.low > 0
