@@ -37,6 +37,10 @@ TESTS = {
         "tests/core/test_odam_train.py",
         "tests/modeling/test_training_loss.py",
     ],
+    "odam_d2/core/mask_regression.py": [
+        "tests/core/test_mask_regression.py",
+        "tests/modeling/test_rise_in_place.py",
+    ],
     "odam_d2/core/masks.py": ["tests/core/test_masks.py", "tests/modeling/test_rise_in_place.py"],
     "odam_d2/core/perturbation.py": [
         "tests/core/test_perturbation.py",
