@@ -22,7 +22,7 @@ DEV = $(if $(filter test attack lint docs mutate,$(MAKECMDGOALS)),--dev)
 SOURCES = odam_d2 benchmarks experiments tools tests configs docs setup.py
 
 DEMO_CONFIG = configs/CrowdShapes/faster_rcnn_R_50_FPN_slim.yaml
-DEMO_SPLIT = crowdshapes_val
+DEMO_SPLIT = crowdshapes_scattered_val
 DEMO_IMAGES = 00000[0-5].png
 DEMO_PAGE = output/demo/index.html
 DEMO_MADE_FROM = $(shell find odam_d2 configs tools -type f \

@@ -57,8 +57,7 @@ class ScatteredTrainer(Trainer):
 def learn_for_all_places(layer: nn.Linear, places: int) -> None:
     """
     Let a layer that reads pooled features learn mostly what holds at every place of them. By its
-    own gradient it learns each place for itself, of which a few thousand robots show too little: it
-    learned the robots by heart.
+    own gradient it learns each place for itself, and a few thousand robots are few for each.
 
     Args:
         layer: its input is (channels, places), flattened.

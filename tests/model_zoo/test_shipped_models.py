@@ -40,10 +40,13 @@ def case(request):
     """Name, our model, plain Detectron2's, and some images of crowdshapes_val."""
     cfg, ours = shipped(request.param)
     _, plain = shipped(request.param, plain=True)
-    DatasetCatalog.get("crowdshapes_val")  # builds it on first use
-    loader = build_detection_test_loader(cfg, "crowdshapes_val", num_workers=0)
-    images = [batch[0] for batch, _ in zip(loader, range(IMAGES), strict=False)]
-    return request.param, ours, plain, images
+    return request.param, ours, plain, images_of(cfg, "crowdshapes_val")
+
+
+def images_of(cfg, dataset):
+    DatasetCatalog.get(dataset)  # builds it on first use
+    loader = build_detection_test_loader(cfg, dataset, num_workers=0)
+    return [batch[0] for batch, _ in zip(loader, range(IMAGES), strict=False)]
 
 
 @pytest.mark.slow
@@ -99,21 +102,33 @@ def test_exact_on_trained_weights(case):
             assert detections_error(plain, image, limit=5, norm_statistics="exact") <= 1e-5
 
 
+# How many times more often than by chance class maps must peak on the badge. Where it is not in the
+# middle, the backbone of a dense detector has carried the evidence to the cell that decides.
+ON_BADGE = {
+    "crowdshapes_val": {"faster_rcnn": 5, "retinanet": 5, "fcos": 5},
+    "crowdshapes_scattered_val": {"faster_rcnn": 5, "retinanet": 3, "fcos": 2},
+}
+
+
 @pytest.mark.slow
-def test_maps_peak_at_the_known_causes(case):
+@pytest.mark.parametrize("dataset", list(ON_BADGE))
+def test_maps_peak_at_the_known_causes(case, dataset):
     """
-    A badge covers a few percent of its box, a half-plane is a coin's throw. The margins are wide:
-    they hold for a map that looks at the right thing, and fail for one that is shifted, transposed
-    or of another detection.
+    Three quarters of the robots are found and named right. Who only knows badges in the middle
+    gets less than half of those whose badge may be anywhere. A badge covers a few percent of its
+    box, a half-plane is a coin's throw. The margins are wide: they hold for a map that looks at the
+    right thing, and fail for one that is shifted, transposed or of another detection.
     """
-    _, ours, _, images = case
-    evaluator = KnownCauseEvaluator("crowdshapes_val")
+    name, ours, _, _ = case
+    images = images_of(setup_cfg(SHIPPED[name][0]), dataset)
+    evaluator = KnownCauseEvaluator(dataset)
     evaluator.reset()
     for image in images:
         evaluator.process([image], explain(ours, [image]))
     result = evaluator.evaluate()["known_causes"]
-    assert result["num_detections"] >= 40
-    assert result["class"] > 5 * result["class_chance"]
+    robots = sum(len(entry["annotations"]) for entry in DatasetCatalog.get(dataset)[:IMAGES])
+    assert result["num_detections"] >= 0.75 * robots
+    assert result["class"] > ON_BADGE[dataset][name] * result["class_chance"]
     sides = [result[side] for side in ("left", "top", "right", "bottom")]
     assert sum(sides) / 4 > 60
 

@@ -15,7 +15,7 @@ from tool_modules import load_tool, run_in_process
 
 from experiments.scattered.mapper import LabelMapper
 from experiments.scattered.probes import Probe
-from experiments.scattered.trainer import ScatteredTrainer
+from experiments.scattered.trainer import ALL_PLACES, ScatteredTrainer, learn_for_all_places
 from odam_d2.engine import Trainer, load_weights, setup_cfg
 from odam_d2.model_zoo import strip_checkpoint
 
@@ -89,6 +89,16 @@ def test_probes_are_read_in_training_only_and_learn_faster(config, names):
     image = {"image": torch.zeros(3, 96, 128, dtype=torch.uint8), "height": 96, "width": 128}
     with torch.no_grad():
         assert set(model.eval()([image])[0]) == {"instances"}
+
+
+def test_pooled_features_are_read_alike_at_all_places():
+    """Channels come before places in a flattened input."""
+    layer = torch.nn.Linear(6, 1)
+    learn_for_all_places(layer, places=3)
+    layer(torch.tensor([1.0, 2.0, 6.0, 0.0, 3.0, 0.0])).backward()
+    expected = torch.tensor([[1.0, 2.0, 6.0, 0.0, 3.0, 0.0]])
+    expected += ALL_PLACES * torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(layer.weight.grad, expected)
 
 
 @pytest.mark.slow
