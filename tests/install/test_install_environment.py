@@ -231,3 +231,10 @@ def test_failure_of_pip_is_told_with_its_end(installer, tmp_path, capsys):
     assert "run the same command again" in str(error.value)
     assert "ERROR" in capsys.readouterr().out
     assert "no-such-package-of-odam" in pip.log.read_text()
+
+
+def test_every_command_of_pip_is_understood(installer, tmp_path):
+    """Not all of them know the same options; nothing of that name is there to be removed."""
+    pip = installer.pip_runner.Pip(Path(sys.executable), tmp_path / "log")
+    pip("uninstall", "--yes", "no-such-package-of-odam")
+    assert "not installed" in pip.log.read_text()

@@ -34,7 +34,9 @@ class Pip:
     def __call__(self, *arguments: str) -> None:
         """Run pip with these arguments; raise InstallError if it fails."""
         command = [str(self.python), "-m", "pip", *arguments]
-        command += ["--progress-bar", "off", "--no-input", "--disable-pip-version-check"]
+        command += ["--no-input", "--disable-pip-version-check"]
+        if arguments[0] in ("install", "download"):
+            command += ["--progress-bar", "off"]
         with self.log.open("a") as log:
             print(">", *command, file=log, flush=True)
             process = subprocess.Popen(
