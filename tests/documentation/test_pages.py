@@ -10,9 +10,11 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import META_ARCH_REGISTRY
 from hooks import ROOT
 
 from odam_d2 import ExplainSettings, model_zoo
+from odam_d2.engine import setup_cfg
 from odam_d2.structures.heat_colors import no_evidence
 from odam_d2.visualization.overlay import SATURATED
 
@@ -46,6 +48,24 @@ def test_quick_start(given, tmp_path, monkeypatch):
     assert names["heat"].shape == (len(found), 1, *image.shape[:2])
     assert (tmp_path / "photo.npz").is_file()
     assert cv2.imread("sheet.png").shape[1] > 500
+
+
+def test_readme(given, tmp_path, monkeypatch):
+    """The first code that people type, and a config by its keys, which are there."""
+    _, image = given
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("photo.jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["found"]) > 0
+    assert cv2.imread("explained.png").shape[1] > 500
+    (config,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "a.yaml").write_text(config)
+    cfg = setup_cfg(str(tmp_path / "a.yaml"))
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    assert ExplainSettings.from_config(cfg).preset == "gradient"
 
 
 def test_answers(given, tmp_path, monkeypatch, capsys):
