@@ -297,6 +297,12 @@ class BlindAdapter(ToyAdapter):
         return [x.detach(slice(0, 0)) for x in super().outputs(batched_inputs, results)]
 
 
+@pytest.mark.parametrize("how", [{"method": "rise"}, {"preset": "faithful"}])
+def test_nothing_found_is_no_map_of_masks(how):
+    for result in explain(Blind(), toy_images(), ("left", "combined"), **how):
+        assert len(result["instances"].odam_maps) == 0
+
+
 @pytest.mark.parametrize("method", ["d_close", "vps"])
 def test_nothing_found_is_no_map_and_no_pass(method):
     model = Blind()

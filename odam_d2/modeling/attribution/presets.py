@@ -62,6 +62,8 @@ class EarlyLayer(Method):
     def __call__(self, adapter: Adapter, trace: Any, targets: Targets) -> OdamMaps:
         differentiated = Targets(list(targets))  # 'combined' is made at the end
         found = self._centred(adapter)(adapter, trace, differentiated)
+        if not len(found):
+            return OdamMaps.empty(targets.names, found.values, self.signed)
         counts = trace.counts()
         boxes = predicted_boxes(adapter, trace).split(counts)
         return OdamMaps.cat(

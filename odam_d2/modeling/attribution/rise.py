@@ -70,7 +70,9 @@ class Rise(Method):
     def _maps(self, adapter: Adapter, readers: list[Reader], targets: Targets) -> OdamMaps:
         detector = {"model": adapter.model, "norm_statistics": adapter.norm_statistics}
         found = [self._maps_of(reader, targets, detector) for reader in readers]
-        return OdamMaps.cat([maps for of_reader in found for maps in of_reader])
+        maps = [maps for of_reader in found for maps in of_reader]
+        like = next(adapter.model.parameters()).float()
+        return OdamMaps.cat(maps) if maps else OdamMaps.empty(targets.names, like, self.signed)
 
     def _maps_of(self, reader: Reader, targets: Targets, detector: object) -> list[OdamMaps]:
         """The maps of each image's detections."""
